@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every part of intarsia agrees on: denoisers, samplers, their states, and condition trees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from intarsia._cond import (
+    Cond,
+    PerCanvas,
+    broadcast_cond,
+    cat_cond,
+    check_cond,
+    index_cond,
+    merge_cond,
+    override_cond,
+    same_structure,
+)
+
+__all__ = [
+    "Cond",
+    "Denoiser",
+    "Generators",
+    "Info",
+    "NonFiniteError",
+    "PerCanvas",
+    "Sampler",
+    "State",
+    "StopSampling",
+    "affine",
+    "broadcast_cond",
+    "cat_cond",
+    "check_canvas",
+    "check_cond",
+    "index_cond",
+    "level",
+    "merge_cond",
+    "override_cond",
+    "per_sample",
+    "same_structure",
+    "sizes_of",
+]
+
+Generators: TypeAlias = torch.Generator | list[torch.Generator] | tuple[torch.Generator, ...] | None
+"""One generator for the whole batch, or one for each sample of it."""
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """The posterior mean `D(x, sigma) = E[x0 | x]` for `x = x0 + sigma * n`, n standard normal.
+
+    Any callable of this shape will do. Two optional attributes are honoured: `sizes`, the spatial sizes that
+    the network was trained on, and `affine(x, sigma, cond, *, a, b, c, noise)`, a fused update.
+    """
+
+    def __call__(self, x: Tensor, sigma: Tensor, cond: Cond = None, /) -> Tensor:
+        """Estimate the clean canvas.
+
+        Args:
+            x: [B, C, *S], the noisy canvas.
+            sigma: [B], float32 (float64 if `x` is), the noise level of each sample.
+            cond: tree whose tensors have a leading axis of B.
+
+        Returns:
+            [B, C, *S], the dtype of `x`.
+        """
+        ...
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """One step between two noise levels. Solvers step down; correctors stay at their level."""
+
+    def init(self, x: Tensor, /) -> State:
+        """Return the state before the first step, from the canvas `x` [B, C, *S]."""
+        ...
+
+    def step(
+        self,
+        D: Denoiser,
+        state: State,
+        sigma: float,
+        sigma_next: float,
+        cond: Cond,
+        generator: Generators,
+        /,
+    ) -> tuple[State, Info]:
+        """Return the state at `sigma_next` (never mutating `state`) and what a diagnostic needs."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """All that the next step needs; keep it, and the run can be resumed.
+
+    Attributes:
+        x: [B, C, *S], float32 or float64, the canvas at noise level `sigma`.
+        sigma: the noise level reached, or None before the run has set it.
+        step: the number of steps done, and so the index of the next one.
+        num_steps: the number of steps of the whole run, or None before the run has set it.
+        history: what a multistep solver remembers; empty for the others.
+
+    Example:
+        >>> import torch
+        >>> state = State(torch.zeros(1, 3, 8))
+        >>> state.advance(state.x + 1, 0.5).step
+        1
+    """
+
+    x: Tensor
+    sigma: float | None = None
+    step: int = 0
+    num_steps: int | None = None
+    history: tuple[Any, ...] = ()
+
+    def advance(self, x: Tensor, sigma: float, *, history: tuple[Any, ...] = ()) -> State:
+        """Return the state one step later: canvas `x` [B, C, *S] at noise level `sigma`."""
+        return replace(self, x=x, sigma=sigma, step=self.step + 1, history=history)
+
+
+@dataclass(frozen=True, eq=False)
+class Info:
+    """What a diagnostic may want to know of one step, and no later step needs.
+
+    Attributes:
+        sigma: the level that the step left.
+        sigma_next: the level that it reached.
+        evaluations: calls of the denoiser.
+        sigma_hat: the level to which the step first raised the noise; `sigma` where there is no churn.
+        denoised: [B, C, *S], the step's first estimate of the clean canvas, or None where a fused update
+            never formed it.
+        corrector: the corrector's own Info, or None.
+    """
+
+    sigma: float
+    sigma_next: float
+    evaluations: int = 1
+    sigma_hat: float | None = None
+    denoised: Tensor | None = None
+    corrector: Info | None = None
+
+
+class StopSampling(Exception):
+    """Raised by a callback (or a denoiser) to end the run; the current canvas is the result."""
+
+
+class NonFiniteError(ValueError):
+    """The canvas holds NaN or infinity. `step` is the index of the step that made it, -1 for the input."""
+
+    def __init__(self, message: str, *, step: int) -> None:
+        """Keep the step beside the message."""
+        super().__init__(message)
+        self.step = step
+
+
+def check_canvas(name: str, x: Tensor, *, argument: str = "x") -> None:
+    """Refuse a canvas that is not [B, C, *S] with one to three spatial axes and a floating dtype.
+
+    Args:
+        name: the function that the message speaks for.
+        x: what should be [B, C, *S].
+        argument: what the caller calls `x`.
+
+    Raises:
+        ValueError: wrong type, rank or dtype.
+
+    Example:
+        >>> check_canvas("sample", torch.zeros(1, 3, 64))
+    """
+    if not isinstance(x, Tensor):
+        raise ValueError(
+            f"{name}: {argument} must be a tensor, got {type(x).__name__}. Use torch.as_tensor first."
+        )
+    if not 3 <= x.ndim <= 5:
+        raise ValueError(
+            f"{name}: {argument} must have shape [B, C, *S] with 1 to 3 spatial axes, got {list(x.shape)}. "
+            "Add the missing batch or channel axis with unsqueeze(0)."
+        )
+    if not x.is_floating_point():
+        raise ValueError(
+            f"{name}: {argument} must have a floating dtype, got {x.dtype}. "
+            f"Convert it with {argument}.float()."
+        )
+
+
+def per_sample(value: Tensor, x: Tensor) -> Tensor:
+    """Give `value` [B] trailing axes of one, [B, 1, *1], so that it multiplies `x` [B, C, *S].
+
+    Example:
+        >>> per_sample(torch.ones(2), torch.zeros(2, 3, 8, 8)).shape
+        torch.Size([2, 1, 1, 1])
+    """
+    return value.reshape(-1, *(1,) * (x.ndim - 1))
+
+
+def level(sigma: float, x: Tensor) -> Tensor:
+    """Return the noise level as a denoiser wants it: [B] on the device of `x`, float32 or float64.
+
+    Example:
+        >>> level(0.5, torch.zeros(2, 3, 8))
+        tensor([0.5000, 0.5000])
+    """
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return torch.full((x.shape[0],), sigma, dtype=dtype, device=x.device)
+
+
+def sizes_of(denoiser: Denoiser) -> tuple[tuple[int, ...], ...] | None:
+    """Return the spatial sizes that the denoiser declares, or None where it takes any.
+
+    Example:
+        >>> sizes_of(lambda x, sigma, cond=None: x) is None
+        True
+    """
+    return getattr(denoiser, "sizes", None)
+
+
+def affine(
+    D: Denoiser,
+    x: Tensor,
+    sigma: Tensor | float,
+    cond: Cond = None,
+    *,
+    a: float,
+    b: float,
+    c: float = 0.0,
+    noise: Tensor | None = None,
+) -> Tensor:
+    """Return `a*x + b*D(x, sigma, cond) + c*noise`, fused where the denoiser can do it.
+
+    Args:
+        D: the denoiser; its own `affine` is called if it has one.
+        x: [B, C, *S], float32 or float64.
+        sigma: [B], or one number for the whole batch.
+        cond: condition tree.
+        a: factor of the canvas.
+        b: factor of the estimate; `a=0, b=1` returns the estimate itself.
+        c: factor of `noise`.
+        noise: [B, C, *S], any third tensor; needed where `c` is not 0.
+
+    Returns:
+        [B, C, *S], the dtype of `x`.
+
+    Raises:
+        ValueError: the denoiser returned another shape than that of `x`, or `c` has no `noise`.
+
+    Note:
+        Differentiable in `x`, `noise` and whatever `D` is. A fused update may round differently.
+
+    Example:
+        >>> halve = lambda x, sigma, cond=None: x / 2
+        >>> affine(halve, torch.ones(1, 1, 2), 1.0, a=1, b=2)
+        tensor([[[2., 2.]]])
+    """
+    if c and noise is None:
+        raise ValueError(f"affine: noise must be given where c is not 0, got c={c} and None. Pass noise=.")
+    levels = sigma if isinstance(sigma, Tensor) else level(sigma, x)
+    fused: Callable[..., Tensor] | None = getattr(D, "affine", None)
+    if fused is not None:
+        return fused(x, levels, cond, a=a, b=b, c=c, noise=noise)
+    denoised = D(x, levels, cond)
+    if denoised.shape != x.shape:
+        raise ValueError(
+            f"affine: the denoiser must return the shape of x, {list(x.shape)}, got {list(denoised.shape)}. "
+            "A network that also predicts a variance needs its extra channels cut off."
+        )
+    out = denoised.to(x.dtype)
+    out = out if b == 1 else b * out
+    out = torch.add(out, x, alpha=a) if a else out
+    return torch.add(out, noise, alpha=c) if c and noise is not None else out
