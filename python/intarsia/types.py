@@ -39,6 +39,7 @@ __all__ = [
     "check_cond",
     "index_cond",
     "level",
+    "log_sigmas",
     "merge_cond",
     "override_cond",
     "per_sample",
@@ -207,6 +208,32 @@ def level(sigma: float, x: Tensor) -> Tensor:
     """
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     return torch.full((x.shape[0],), sigma, dtype=dtype, device=x.device)
+
+
+def log_sigmas(name: str, alphas_cumprod: Tensor) -> Tensor:
+    """Return `log(sigma)` [T], float64, CPU, rising, of a table `abar` [T]; `name` heads the error.
+
+    Raises:
+        ValueError: the table is not rank 1, shorter than 2, or does not fall strictly within (0, 1).
+
+    Example:
+        >>> log_sigmas("doc", torch.tensor([0.9, 0.5])).exp()
+        tensor([0.3333, 1.0000], dtype=torch.float64)
+    """
+    abar = torch.as_tensor(alphas_cumprod).detach().to("cpu", torch.float64)
+    if abar.ndim != 1 or len(abar) < 2:
+        raise ValueError(
+            f"{name}: alphas_cumprod must have shape [T] with T > 1, got {list(abar.shape)}. "
+            "Pass (1 - betas).cumprod(0)."
+        )
+    falls = bool((abar[1:] < abar[:-1]).all())
+    if not falls or not 0 < abar[-1] or not abar[0] < 1:
+        ends = f"from {abar[0].item():.6g} to {abar[-1].item():.6g}" if falls else "one that does not fall"
+        raise ValueError(
+            f"{name}: alphas_cumprod must fall strictly within (0, 1), got {ends}. "
+            "Pass (1 - betas).cumprod(0); leave out a last entry of 0 (sigma = infinity)."
+        )
+    return 0.5 * (torch.log1p(-abar) - torch.log(abar))
 
 
 def sizes_of(denoiser: Denoiser) -> tuple[tuple[int, ...], ...] | None:
