@@ -27,7 +27,7 @@ class MediaError(ValueError):
 
 
 def _name(path: str | os.PathLike[str]) -> str:
-    """`path` in quotes; bytes that are not UTF-8 are shown as `\\xff`."""
+    r"""`path` in quotes; bytes that are not UTF-8 are shown as `\xff`."""
     return repr(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
 
