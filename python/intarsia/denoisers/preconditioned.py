@@ -50,8 +50,8 @@ class Preconditioned:
         Raises:
             ValueError: `x` is no canvas, `sigma` is not [B], or the network returned another shape.
         """
-        _, c_skip, c_out, _ = self.precond(sigma)
-        return per_sample(c_skip, x) * x + per_sample(c_out, x) * self.raw(x, sigma, cond)
+        c_in, c_skip, c_out, time = self.precond(sigma)
+        return per_sample(c_skip, x) * x + per_sample(c_out, x) * self._network(x, sigma, c_in, time, cond)
 
     def raw(self, x: Tensor, sigma: Tensor, cond: Cond = None) -> Tensor:
         """Return the network's own output F [B, C, *S], in the dtype of `x`.
@@ -64,13 +64,20 @@ class Preconditioned:
         Raises:
             ValueError: `x` is no canvas, `sigma` is not [B], or the network returned another shape.
         """
+        c_in, _, _, time = self.precond(sigma)
+        return self._network(x, sigma, c_in, time, cond)
+
+    def precond(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return (c_in, c_skip, c_out, time), each [B], at noise levels `sigma` [B]."""
+        return *self.coefficients(sigma), self.time(sigma)
+
+    def _network(self, x: Tensor, sigma: Tensor, c_in: Tensor, time: Tensor, cond: Cond) -> Tensor:
         check_canvas("denoiser", x)
         if sigma.shape != x.shape[:1]:
             raise ValueError(
                 f"denoiser: sigma must have shape [B] = [{x.shape[0]}], got {list(sigma.shape)}. "
                 "Use types.level(sigma, x) for one number."
             )
-        c_in, _, _, time = self.precond(sigma)
         if self.dtype is not None and time.is_floating_point():
             time = time.to(torch.promote_types(self.dtype, torch.float32))
         scaled = (per_sample(c_in, x) * x).to(self.dtype or x.dtype)
@@ -81,10 +88,6 @@ class Preconditioned:
                 "Cut off the channels of a predicted variance."
             )
         return out.to(x.dtype)
-
-    def precond(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return (c_in, c_skip, c_out, time), each [B], at noise levels `sigma` [B]."""
-        return *self.coefficients(sigma), self.time(sigma)
 
 
 @dataclass(frozen=True, eq=False)
