@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Triton kernels of the ops: for GPUs the build has no compiled kernels for, and for CPUs by interpretation.
+
+Every function writes into its first argument, trusts its caller's checks and takes tensors of one device.
+"""
+
+from .extract_patches import extract_patches
+from .gaussian_weights import gaussian_weights
+from .scatter_average import scatter_average, weight_total
+
+__all__ = ["extract_patches", "gaussian_weights", "scatter_average", "weight_total"]
