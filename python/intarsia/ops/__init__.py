@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operators between a canvas and its patches, and the backends that compute them."""
+
+from intarsia.ops._backend import backends, reason, use_backend
+from intarsia.ops._check import CoverageError
+from intarsia.ops.extract_patches import extract_patches
+from intarsia.ops.gaussian_weights import gaussian_weights
+from intarsia.ops.scatter_average import scatter_average
+from intarsia.ops.weight_total import weight_total
+
+__all__ = [
+    "CoverageError",
+    "backends",
+    "extract_patches",
+    "gaussian_weights",
+    "reason",
+    "scatter_average",
+    "use_backend",
+    "weight_total",
+]

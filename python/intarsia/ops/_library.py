@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Registration with PyTorch's dispatcher, and the rule for when a call may go past it.
+
+The dispatcher adds some ten microseconds of bookkeeping to a call, much for a small kernel. `direct` is true
+only where that bookkeeping would do nothing: plain dense tensors, no gradient wanted, no mode or transform
+active, nobody tracing or profiling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["bump", "direct", "register"]
+
+LIBRARY = torch.library.Library("intarsia", "DEF")
+
+
+def register(
+    name: str,
+    arguments: str,
+    kernel: Callable[..., Any],
+    fake: Callable[..., Any],
+    *,
+    setup: Callable[..., None] | None = None,
+    backward: Callable[..., Any] | None = None,
+    vmap: Callable[..., Any] | None = None,
+) -> None:
+    """Define `intarsia::<name><arguments>` with its kernel for every device, its shapes and derivative."""
+    LIBRARY.define(name + arguments, tags=(torch.Tag.pt2_compliant_tag,))
+    LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"intarsia::{name}", fake, lib=LIBRARY)
+    if backward is not None:
+        torch.library.register_autograd(f"intarsia::{name}", backward, setup_context=setup, lib=LIBRARY)
+    if vmap is not None:
+        torch.library.register_vmap(f"intarsia::{name}", vmap, lib=LIBRARY)
+
+
+def bump(out: Tensor) -> None:
+    """Tell autograd that `out` was written to."""
+    if not out.is_inference():
+        torch.autograd.graph.increment_version(out)
+
+
+def _plain_keys() -> int:
+    keys = torch._C._dispatch_keys(torch.empty(0, device="cpu"))
+    for name in (
+        "CPU",
+        "CUDA",
+        "AutogradCPU",
+        "AutogradCUDA",
+        "AutocastCPU",
+        "AutocastCUDA",
+        "ADInplaceOrView",
+    ):
+        keys = keys | torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, name))
+    return keys.raw_repr()
+
+
+def _always_dispatch(*tensors: Tensor | None) -> bool:
+    return False
+
+
+def _build_direct() -> Callable[..., bool]:
+    compiling = torch.compiler.is_compiling
+    grad_enabled = torch.is_grad_enabled
+    forward_ad = torch.autograd.forward_ad
+    try:
+        profiling = torch._C._autograd._profiler_enabled
+        tracing = torch._C._get_tracing_state
+        dispatch_modes = torch._C._len_torch_dispatch_stack
+        function_modes = torch._C._len_torch_function_stack
+        transform = torch._C._functorch.peek_interpreter_stack
+        dispatch_keys = torch._C._dispatch_keys
+        forward_ad._current_level  # noqa: B018
+        unusual = ~_plain_keys()
+    except AttributeError:
+        return _always_dispatch
+    plain = (Tensor, torch.nn.Parameter)
+
+    def direct(*tensors: Tensor | None) -> bool:
+        """Whether a call on these tensors may go to the backend without passing the dispatcher."""
+        if (
+            compiling()
+            or dispatch_modes()
+            or function_modes()
+            or profiling()
+            or transform() is not None
+            or tracing() is not None
+            or forward_ad._current_level >= 0
+        ):
+            return False
+        grad = grad_enabled()
+        for tensor in tensors:
+            if tensor is not None and (
+                type(tensor) not in plain
+                or (grad and tensor.requires_grad)
+                or dispatch_keys(tensor).raw_repr() & unusual
+            ):
+                return False
+        return True
+
+    return direct
+
+
+direct = _build_direct()

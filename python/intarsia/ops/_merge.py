@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What scatter_average and weight_total share once their shapes are known to be right."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from intarsia.ops._backend import select
+from intarsia.ops._check import fail
+from intarsia.ops._plan import Plan
+
+__all__ = ["merge", "total"]
+
+
+def merge(
+    function: str,
+    out: Tensor,
+    patches: Tensor,
+    plan: Plan,
+    weight: Sequence[Tensor],
+    normalize: bool,
+    coefficient: Tensor | None,
+) -> None:
+    """Write the merged canvas to `out` after the checks that need values."""
+    _check_values(function, weight, coefficient, normalize)
+    if normalize:
+        plan.require_coverage(function)
+    if out.numel() == 0:
+        return
+    if plan.num_regions == 0:
+        out.zero_()
+        return
+    dense, windows, signs = patches.contiguous(), _dense(weight), _dense_or_none(coefficient)
+    select(out.device).scatter_average(out, dense, plan.on(out.device), windows, normalize, signs)
+
+
+def total(
+    function: str, out: Tensor, plan: Plan, weight: Sequence[Tensor], coefficient: Tensor | None
+) -> None:
+    """Write the total weight to `out` after the checks that need values."""
+    _check_values(function, weight, coefficient, normalize=False)
+    if plan.num_regions == 0:
+        out.zero_()
+        return
+    windows, signs = _dense(weight), _dense_or_none(coefficient)
+    select(out.device).weight_total(out, plan.on(out.device), windows, signs)
+
+
+def _dense(weight: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return tuple([window.contiguous() for window in weight])
+
+
+def _dense_or_none(vector: Tensor | None) -> Tensor | None:
+    return None if vector is None else vector.contiguous()
+
+
+def _check_values(
+    function: str, weight: Sequence[Tensor], coefficient: Tensor | None, normalize: bool
+) -> None:
+    # Looking at values on an accelerator would wait for it.
+    if weight[0].device.type != "cpu":
+        return
+    for window in weight:
+        if not _finite(window):
+            remedy = "Compute the window in float32 and check its width."
+            fail(function, "weight", "be finite", "NaN or infinity", remedy)
+    if coefficient is None:
+        return
+    if not _finite(coefficient):
+        fail(function, "coefficient", "be finite", "NaN or infinity", "Check how it was computed.")
+    if normalize and bool((coefficient < 0).any()):
+        remedy = "Signed sums need normalize=False and coefficients that add to one at every element."
+        fail(function, "coefficient", "be at least 0 where normalize=True", float(coefficient.min()), remedy)
+
+
+def _finite(tensor: Tensor) -> bool:
+    # One sum is half the time of isfinite().all(), which decides where a sum of finite values overflows.
+    return math.isfinite(float(tensor.detach().sum())) or bool(tensor.isfinite().all())

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cutting a canvas into patches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from intarsia.ops import _backend
+from intarsia.ops._arguments import as_ints, as_offsets, as_vector, as_wrap
+from intarsia.ops._check import (
+    check_apart,
+    check_floats,
+    check_geometry,
+    check_out,
+    check_out_argument,
+    check_vector,
+    compute_dtype,
+    empty,
+    fail,
+)
+from intarsia.ops._library import bump, direct, register
+from intarsia.ops._plan import get_plan
+
+__all__ = ["extract_patches"]
+
+_NAME = "extract_patches"
+
+
+def extract_patches(
+    canvas: Tensor,
+    *,
+    offsets: Tensor | Sequence[Sequence[int]],
+    size: Sequence[int],
+    wrap: Sequence[bool] | None = None,
+    scale: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Cut patches of one size out of a canvas.
+
+    out[b, r, c, j] = scale[b] * canvas[b, c, offsets[r] + j]
+
+    Args:
+        canvas: [B, C, *S] float16, bfloat16, float32 or float64, one to three canvas axes S; any strides.
+        offsets: [R, n] integers, the first element of each region; kept on the CPU.
+        size: Patch lengths s in axis order.
+        wrap: Per axis, whether the canvas closes on itself; there any integer offset is legal. None: no axis.
+        scale: [B] float32 (float64 for a float64 canvas), multiplied in before the cast. None: 1.
+        dtype: Dtype of the patches; the canvas's if None.
+        out: [B, R, C, *s] contiguous, written and returned.
+
+    Returns:
+        Patches [B, R, C, *s].
+
+    Raises:
+        ValueError: If an argument has the wrong shape, dtype or device, or a region leaves an axis that does
+            not wrap.
+
+    Note:
+        Deterministic. Differentiable in `canvas`; a scale that requires grad is refused, and so is `out`
+        where an argument requires grad.
+
+    Example:
+        >>> import torch
+        >>> from intarsia import ops
+        >>> canvas = torch.arange(6.0).view(1, 1, 6)
+        >>> ops.extract_patches(canvas, offsets=[[0], [4]], size=(3,), wrap=(True,)).tolist()
+        [[[[0.0, 1.0, 2.0]], [[4.0, 5.0, 0.0]]]]
+    """
+    ndim = check_floats(_NAME, "canvas", canvas, "[B, C, *S]", 2)
+    places = as_offsets(_NAME, offsets)
+    extents = as_ints(_NAME, "size", size)
+    cyclic = as_wrap(_NAME, wrap, ndim)
+    factor = as_vector(_NAME, "scale", scale, compute_dtype(canvas.dtype))
+    if out is None:
+        call = _extract if direct(canvas, places, factor) else torch.ops.intarsia.extract_patches.default
+        return call(canvas, places, extents, cyclic, factor, dtype)
+    check_out_argument(_NAME, out, dtype)
+    plain = direct(canvas, places, factor, out)
+    write = _extract_out if plain else torch.ops.intarsia.extract_patches_out.default
+    write(canvas, places, extents, cyclic, factor, out)
+    return out
+
+
+def _shape(
+    canvas: Tensor, offsets: Tensor, size: Sequence[int], wrap: Sequence[bool], scale: Tensor | None
+) -> tuple[int, ...]:
+    check_floats(_NAME, "canvas", canvas, "[B, C, *S]", 2)
+    check_geometry(_NAME, offsets, canvas.shape[2:], size, wrap)
+    check_vector(_NAME, "scale", scale, canvas.shape[0], canvas)
+    if scale is not None and scale.requires_grad:
+        remedy = "Detach it; multiply the canvas to train a scale."
+        fail(_NAME, "scale", "not require grad", "one that does", remedy)
+    return (canvas.shape[0], offsets.shape[0], canvas.shape[1], *size)
+
+
+def _write(
+    out: Tensor,
+    canvas: Tensor,
+    offsets: Tensor,
+    size: Sequence[int],
+    wrap: Sequence[bool],
+    scale: Tensor | None,
+) -> None:
+    plan = get_plan(_NAME, offsets, canvas.shape[2:], size, wrap)
+    if out.numel():
+        dense = canvas.contiguous()
+        factor = None if scale is None else scale.contiguous()
+        _backend.select(out.device).extract_patches(out, dense, plan.on(out.device), factor)
+
+
+def _fake(*inputs: Any) -> Tensor:
+    *geometry, dtype = inputs
+    return empty(_NAME, _shape(*geometry), dtype, inputs[0])
+
+
+def _extract(*inputs: Any) -> Tensor:
+    out = _fake(*inputs)
+    _write(out, *inputs[:-1])
+    return out
+
+
+def _fake_out(*inputs: Any) -> None:
+    *geometry, out = inputs
+    check_out(_NAME, out, _shape(*geometry), inputs[:1], inputs[0])
+
+
+def _extract_out(*inputs: Any) -> None:
+    _fake_out(*inputs)
+    *geometry, out = inputs
+    check_apart(_NAME, out, (inputs[0], inputs[4]))
+    _write(out, *geometry)
+    bump(out)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    canvas, offsets, size, wrap, scale, _ = inputs
+    ctx.save_for_backward(offsets, scale)
+    ctx.geometry = (list(canvas.shape[2:]), list(size), list(wrap), canvas.dtype)
+    ctx.backend = _backend.forced_here()
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    offsets, scale = ctx.saved_tensors
+    canvas_size, size, wrap, dtype = ctx.geometry
+    sums = compute_dtype(torch.promote_types(grad.dtype, dtype))
+    ones = [torch.ones(extent, dtype=sums, device=grad.device) for extent in size]
+    if sums is torch.float64:
+        grad = grad.to(sums)
+    with _backend.resume(ctx.backend):
+        total = torch.ops.intarsia.scatter_average(grad, offsets, ones, canvas_size, wrap, False, None, sums)
+    if scale is not None:
+        total = total * scale.view(-1, *[1] * (total.dim() - 1))
+    return total.to(dtype), None, None, None, None, None
+
+
+def _vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
+    canvas, offsets, size, wrap, scale, dtype = args
+    if in_dims[1] is not None or in_dims[0] is None:
+        fail(
+            _NAME,
+            "offsets",
+            "be shared by a vmap",
+            "offsets that are mapped over",
+            "Map over the canvas alone.",
+        )
+    canvas = canvas.movedim(in_dims[0], 0)
+    if scale is not None:
+        scale = scale.expand(info.batch_size, -1) if in_dims[4] is None else scale.movedim(in_dims[4], 0)
+        scale = scale.flatten(0, 1)
+    patches = torch.ops.intarsia.extract_patches(canvas.flatten(0, 1), offsets, size, wrap, scale, dtype)
+    return patches.unflatten(0, canvas.shape[:2]), 0
+
+
+_ARGUMENTS = "Tensor canvas, Tensor offsets, SymInt[] size, bool[] wrap, Tensor? scale"
+_SCHEMA = f"({_ARGUMENTS}, ScalarType? dtype) -> Tensor"
+register(_NAME, _SCHEMA, _extract, _fake, setup=_setup, backward=_backward, vmap=_vmap)
+register(f"{_NAME}_out", f"({_ARGUMENTS}, Tensor(a!) out) -> ()", _extract_out, _fake_out)

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Merging patches into a canvas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from intarsia.ops._arguments import as_ints, as_offsets, as_vector, as_weight, as_wrap
+from intarsia.ops._check import (
+    check_apart,
+    check_floats,
+    check_geometry,
+    check_out,
+    check_out_argument,
+    check_vector,
+    check_weight,
+    compute_dtype,
+    empty,
+    fail,
+)
+from intarsia.ops._library import bump, direct, register
+from intarsia.ops._merge import merge
+from intarsia.ops._merge_gradient import average_backward, average_setup, average_vmap
+from intarsia.ops._plan import get_plan
+
+__all__ = ["scatter_average"]
+
+_NAME = "scatter_average"
+
+
+def scatter_average(
+    patches: Tensor,
+    *,
+    offsets: Tensor | Sequence[Sequence[int]],
+    weight: Tensor | Sequence[Tensor],
+    size: Sequence[int],
+    wrap: Sequence[bool] | None = None,
+    normalize: bool = True,
+    coefficient: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Merge patches into a canvas by their weighted average, or by their weighted sum.
+
+    out[b, c, x] = sum_r q_r(x) patches[b, r, c, x - offsets[r]] / (sum_r q_r(x) if normalize else 1)
+    q_r(x) = coefficient[r] * weight(x - offsets[r])
+
+    Args:
+        patches: [B, R, C, *s] float16, bfloat16, float32 or float64, one to three patch axes s; any strides.
+        offsets: [R, n] integers, the first element of each region; kept on the CPU.
+        weight: Full window [R|1, *s], or a tuple with one factor [s_i] per axis whose outer product is the
+            window (never formed). Used in float32, or float64 for float64 patches.
+        size: Canvas lengths S in axis order.
+        wrap: Per axis, whether the canvas closes on itself; there any integer offset is legal. None: no axis.
+        normalize: Whether to divide by the total weight. If not, elements of no region become 0.
+        coefficient: [R] signed factor of each region, at least 0 if `normalize`. None: 1.
+        dtype: Dtype of the canvas; that of the patches if None.
+        out: [B, C, *S] contiguous, written and returned.
+
+    Returns:
+        Canvas [B, C, *S].
+
+    Raises:
+        CoverageError: If `normalize` and a canvas element belongs to no region.
+        ValueError: If an argument has the wrong shape, dtype or device, a region leaves an axis that does not
+            wrap, the weight is not finite, or `normalize` meets a negative coefficient or a total of 0.
+
+    Note:
+        Sums are made in float32 (float64 for float64 patches) in the order of the offsets, ties by index: the
+        result is the same bits for every run, thread count and order of distinct regions. Differentiable in
+        `patches` and `coefficient`; a weight that requires grad is refused, and so is `out` where an argument
+        requires grad. On CUDA the values of weight and coefficient are not looked at, as that would wait for
+        the device: a total that is not above 0 gives NaN there.
+
+    Source:
+        Bar-Tal et al., "MultiDiffusion: Fusing Diffusion Paths for Controlled Image Generation", ICML 2023,
+        equation 5; Jimenez, "Mixture of Diffusers", 2023, for signed and windowed weights.
+
+    Example:
+        >>> import torch
+        >>> from intarsia import ops
+        >>> patches = torch.tensor([1.0, 3.0]).view(1, 2, 1, 1).expand(1, 2, 1, 4)
+        >>> ops.scatter_average(patches, offsets=[[0], [2]], weight=(torch.ones(4),), size=(6,)).tolist()
+        [[[1.0, 1.0, 2.0, 2.0, 3.0, 3.0]]]
+    """
+    ndim = check_floats(_NAME, "patches", patches, "[B, R, C, *s]", 3)
+    sums = compute_dtype(patches.dtype)
+    places = as_offsets(_NAME, offsets)
+    windows = as_weight(_NAME, weight, sums)
+    lengths = as_ints(_NAME, "size", size)
+    cyclic = as_wrap(_NAME, wrap, ndim)
+    signs = as_vector(_NAME, "coefficient", coefficient, sums)
+    if out is None:
+        call = (
+            _scatter
+            if direct(patches, places, signs, *windows)
+            else torch.ops.intarsia.scatter_average.default
+        )
+        return call(patches, places, windows, lengths, cyclic, normalize, signs, dtype)
+    check_out_argument(_NAME, out, dtype)
+    plain = direct(patches, places, signs, out, *windows)
+    write = _scatter_out if plain else torch.ops.intarsia.scatter_average_out.default
+    write(patches, places, windows, lengths, cyclic, normalize, signs, out)
+    return out
+
+
+def _shape(
+    patches: Tensor,
+    offsets: Tensor,
+    weight: Sequence[Tensor],
+    size: Sequence[int],
+    wrap: Sequence[bool],
+    normalize: bool,
+    coefficient: Tensor | None,
+) -> tuple[int, ...]:
+    ndim = check_floats(_NAME, "patches", patches, "[B, R, C, *s]", 3)
+    batch, regions, channels, *patch = patches.shape
+    if len(size) != ndim:
+        wanted = f"have one length for each of the {ndim} canvas axes"
+        fail(_NAME, "size", wanted, tuple(size), "Give the canvas lengths S.")
+    check_geometry(_NAME, offsets, size, patch, wrap)
+    if offsets.shape[0] != regions:
+        wanted = f"have one row for each of the {regions} patches"
+        fail(_NAME, "offsets", wanted, offsets.shape[0], "Patches are [B, R, C, *s] with R regions.")
+    check_weight(_NAME, weight, regions, patch, patches)
+    check_vector(_NAME, "coefficient", coefficient, regions, patches)
+    return (batch, channels, *size)
+
+
+def _write(
+    out: Tensor,
+    patches: Tensor,
+    offsets: Tensor,
+    weight: Sequence[Tensor],
+    size: Sequence[int],
+    wrap: Sequence[bool],
+    normalize: bool,
+    coefficient: Tensor | None,
+) -> None:
+    plan = get_plan(_NAME, offsets, size, patches.shape[3:], wrap)
+    merge(_NAME, out, patches, plan, weight, normalize, coefficient)
+
+
+def _fake(*inputs: Any) -> Tensor:
+    *geometry, dtype = inputs
+    return empty(_NAME, _shape(*geometry), dtype, inputs[0])
+
+
+def _scatter(*inputs: Any) -> Tensor:
+    out = _fake(*inputs)
+    _write(out, *inputs[:-1])
+    return out
+
+
+def _fake_out(*inputs: Any) -> None:
+    *geometry, out = inputs
+    check_out(_NAME, out, _shape(*geometry), (inputs[0], inputs[6]), inputs[0])
+
+
+def _scatter_out(*inputs: Any) -> None:
+    _fake_out(*inputs)
+    *geometry, out = inputs
+    check_apart(_NAME, out, (inputs[0], inputs[6], *inputs[2]))
+    _write(out, *geometry)
+    bump(out)
+
+
+_ARGUMENTS = (
+    "Tensor patches, Tensor offsets, Tensor[] weight, SymInt[] size, bool[] wrap, bool normalize, "
+    "Tensor? coefficient"
+)
+_SCHEMA = f"({_ARGUMENTS}, ScalarType? dtype) -> Tensor"
+register(_NAME, _SCHEMA, _scatter, _fake, setup=average_setup, backward=average_backward, vmap=average_vmap)
+register(f"{_NAME}_out", f"({_ARGUMENTS}, Tensor(a!) out) -> ()", _scatter_out, _fake_out)
