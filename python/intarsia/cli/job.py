@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One picture as a job: settings read from a PNG, the device found, painted, written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from intarsia.cli.model_file import ModelFile
+from intarsia.cli.screen import Problem, say, show_path
+from intarsia.cli.settings import ImageSettings
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["note_differences", "recorded", "run"]
+
+
+def recorded(path: Path) -> tuple[ImageSettings, dict[str, Any]]:
+    """Settings and facts that a picture carries."""
+    from intarsia.media import read_png_text
+
+    text = read_png_text(path).get("intarsia")
+    if text is None:
+        raise Problem(
+            f"generate image: --from must be a picture of intarsia, got {show_path(path)!r} without "
+            "settings. Other programs drop them when they save a picture; use the original."
+        )
+    return ImageSettings.parse(text), json.loads(text)
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        usable = device.type == "cpu" or (device.index or 0) < torch.get_device_module(device).device_count()
+    except RuntimeError:
+        usable = False
+    if not usable:
+        raise Problem(
+            f"generate image: --device must be one that torch sees here, got {name!r}. "
+            "Use --device cpu; `intarsia doctor` shows what there is."
+        )
+    return device
+
+
+def run(
+    settings: ImageSettings, file: ModelFile, patch: tuple[int, int], output: Path, *, quiet: bool
+) -> dict[str, Any]:
+    """Paint and write; returns what the picture carries."""
+    import torch
+    from tqdm import tqdm
+
+    from intarsia import __version__, models
+    from intarsia.cli.picture import enlarge, paint
+    from intarsia.media import write_png
+
+    device = _device(settings.device)
+    dtype = None if settings.precision == "auto" else getattr(torch, settings.precision)
+    denoiser = models.load(str(file.path), device=device, dtype=dtype)
+    settings = dataclasses.replace(settings, precision=str(denoiser.compute_dtype).removeprefix("torch."))
+    with tqdm(
+        total=settings.steps,
+        desc=f"painting {settings.width} x {settings.height}",
+        bar_format="{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps, {remaining} left",
+        leave=False,
+        dynamic_ncols=True,
+        disable=True if quiet else None,
+    ) as bar:
+
+        def tick(step: int, state: object, info: object) -> None:
+            bar.update()
+
+        picture = paint(
+            denoiser,
+            settings,
+            patch=patch,
+            classes=[denoiser.styles[name] for name in settings.style],
+            sigma_range=(denoiser.sigma_min, denoiser.sigma_max),
+            device=device,
+            callback=tick,
+        )[0]
+    facts = {
+        "intarsia": __version__,
+        "torch": torch.__version__,
+        "device": device.type,
+        "model_sha256": file.sha256(),
+        "command": settings.command(),
+        "settings": dataclasses.asdict(settings),
+    }
+    text = {
+        "Software": f"intarsia {__version__}",
+        "Comment": settings.command(),
+        "intarsia": json.dumps(facts, ensure_ascii=True),
+    }
+    write_png(enlarge(picture, factor=settings.upscale, loop=settings.loop), output, text=text)
+    return facts
+
+
+def note_differences(then: dict[str, Any], now: dict[str, Any]) -> None:
+    """Say why a repeated picture may not be the same to the last pixel."""
+    if then.get("settings") != json.loads(json.dumps(now["settings"])):
+        return
+    for key in ("model_sha256", "intarsia", "torch", "device"):
+        before, after = str(then.get(key))[:16], str(now[key])[:16]
+        if before != after:
+            text = f"pixels may differ: {key} was {before}, here it is {after}"
+            say(text, title="note", colour="yellow")

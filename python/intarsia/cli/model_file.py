@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a model file says of itself, read from its header without torch: styles, patch sizes, digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from intarsia.cli.screen import Problem, show_path
+
+__all__ = ["WEIGHTS", "ModelFile", "bundled"]
+
+WEIGHTS = Path(__file__).parent.parent / "models" / "weights"
+_MAX_HEADER = 2**24
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A safetensors file of `intarsia.models`.
+
+    Attributes:
+        path: the file.
+        styles: style names in class order, from class 1.
+        sizes: patch sizes `(h, w)` that the network was trained on.
+    """
+
+    path: Path
+    styles: tuple[str, ...]
+    sizes: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def open(cls, name: str) -> ModelFile:
+        """Read the header of a bundled model, or of a file."""
+        path = WEIGHTS / f"{name}.safetensors" if name in bundled() else Path(name)
+        try:
+            with open(path, "rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                if not 2 <= length <= min(_MAX_HEADER, os.fstat(file.fileno()).st_size):
+                    raise ValueError("no safetensors header")
+                about = json.loads(json.loads(file.read(length))["__metadata__"]["intarsia"])
+            sizes = tuple((int(h), int(w)) for h, w in about["sizes"])
+            return cls(path, tuple(str(style) for style in about["styles"]), sizes)
+        except OSError as error:
+            names = ", ".join(bundled()) or "there is none"
+            raise Problem(
+                f"generate image: --model must be a bundled model ({names}) "
+                f"or a file that can be read, got {show_path(name)!r} ({error.strerror}). "
+                "Train one with `intarsia train image`."
+            ) from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise Problem(
+                "generate image: --model must be a safetensors file written by intarsia, got "
+                f"{show_path(name)!r} ({error}). Train one with `intarsia train image`."
+            ) from error
+
+    def sha256(self) -> str:
+        """Digest of the file."""
+        with open(self.path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def bundled() -> tuple[str, ...]:
+    """Names of the models in this installation."""
+    return tuple(sorted(path.stem for path in WEIGHTS.glob("*.safetensors")))

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From settings to a picture: regions, their styles and places, the composite, the solver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from intarsia import compose, guidance, layout, samplers, schedules
+from intarsia.cli.settings import ImageSettings
+from intarsia.layout import Layout
+from intarsia.types import Denoiser
+
+__all__ = ["Regions", "enlarge", "paint", "place"]
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Where the network works, and what it is told there.
+
+    Attributes:
+        layout: the regions; one where two styles mix stands twice, once for each.
+        share: `[R]` float64, the part of the style in its region; the parts of a place sum to one.
+        cond: `"style" [R]` int64 and `"vertical" [R, 2]` float32.
+    """
+
+    layout: Layout
+    share: Tensor
+    cond: dict[str, Tensor]
+
+
+def _shares(centre: float, pieces: int, width: float, blend: float, loop: bool) -> list[tuple[int, float]]:
+    """Each style's part of an interval of length `blend` around `centre`: `(piece, share)`, shares > 0."""
+    piece = width / pieces
+    if blend == 0 or pieces == 1:
+        return [(min(int(centre / piece), pieces - 1), 1.0)]
+    low, high = centre - blend / 2, centre + blend / 2
+    parts: dict[int, float] = {}
+    for k in range(-pieces, 2 * pieces):
+        begin, end = k * piece, (k + 1) * piece
+        if not loop:
+            if not 0 <= k < pieces:
+                continue
+            begin, end = (begin if k else low), (end if k < pieces - 1 else high)
+        part = min(high, end) - max(low, begin)
+        if part > 1e-9 * blend:
+            parts[k % pieces] = parts.get(k % pieces, 0.0) + part / blend
+    return sorted(parts.items())
+
+
+def place(settings: ImageSettings, *, patch: tuple[int, int], classes: Sequence[int]) -> Regions:
+    """Lay regions over the canvas and give each its style and height.
+
+    The canvas of `concat` is rounded up to whole pieces: they are independent, so its rest can be cropped.
+
+    Args:
+        settings: size, method, stride, blend and loop are read.
+        patch: `(h, w)` of a region.
+        classes: the styles' class indices, left to right, each with an equal part of the width. Empty: 0.
+
+    Returns:
+        The regions.
+    """
+    apart = settings.method == "concat"
+    wanted = (settings.height, settings.width)
+    size = tuple(-(-n // p) * p for n, p in zip(wanted, patch, strict=True)) if apart else wanted
+    spread = layout.grid(size, patch, settings.strides(patch), (False, settings.loop))
+    classes = list(classes) or [0]
+    blend = 0 if apart else min(settings.blend, settings.width // len(classes))
+    rows, styles, shares = [], [], []
+    for index, (_, x) in enumerate(spread.centres().double().tolist()):
+        for piece, share in _shares(x * size[1], len(classes), size[1], blend, settings.loop):
+            rows.append(index)
+            styles.append(classes[piece])
+            shares.append(share)
+    which = torch.tensor(rows)
+    offsets = spread.offsets[which]
+    centre = (offsets[:, 0].double() + patch[0] / 2) / settings.height
+    extent = torch.full_like(centre, patch[0] / settings.height)
+    vertical = torch.stack([centre, extent], 1).float().clamp(0, 1)
+    return Regions(
+        Layout(spread.size, patch, offsets, spread.wrap),
+        torch.tensor(shares, dtype=torch.float64),
+        {"style": torch.tensor(styles), "vertical": vertical},
+    )
+
+
+def _solver(name: str) -> Any:
+    return {
+        "dpmpp2m": samplers.DPMpp2M,
+        "heun": samplers.Heun,
+        "euler": samplers.Euler,
+        "ddim": samplers.DDIM,
+        "ancestral": samplers.EulerAncestral,
+    }[name]()
+
+
+def paint(
+    denoiser: Denoiser,
+    settings: ImageSettings,
+    *,
+    patch: tuple[int, int],
+    classes: Sequence[int] = (),
+    seeds: Sequence[int] | None = None,
+    sigma_range: tuple[float, float] = (0.002, 80.0),
+    device: torch.device | str = "cpu",
+    callback: Callable[..., Any] | None = None,
+) -> Tensor:
+    """Make pictures.
+
+    Args:
+        denoiser: a network of patches `[rows, 3, h, w]` with cond `"style"` and `"vertical"`.
+        settings: see `ImageSettings`; model, precision, device and upscale are not read here.
+        patch: `(h, w)` of the regions.
+        classes: the styles' class indices, left to right.
+        seeds: one per picture; None makes one picture from `settings.seed`.
+        sigma_range: smallest and largest noise level.
+        device: where to compute. Noise is always drawn on the CPU: a seed means the same noise everywhere.
+        callback: called after each step, see `samplers.sample`.
+
+    Returns:
+        `[B, 3, height, width]` float32 on the CPU, about [-1, 1].
+    """
+    regions = place(settings, patch=patch, classes=classes)
+    if settings.guidance != 1 and classes:
+        denoiser = guidance.CFG(denoiser, {"style": torch.zeros(1, dtype=torch.long)}, settings.guidance)
+    factor = compose.Factor(
+        denoiser,
+        regions.layout,
+        layout.gaussian if settings.method == "gaussian" else layout.uniform,
+        coefficient=regions.share,
+        cond=regions.cond,
+        max_batch=settings.max_batch,
+    )
+    generators = [torch.Generator().manual_seed(seed) for seed in (seeds or [settings.seed])]
+    noise = torch.stack([torch.randn(3, *regions.layout.size, generator=g) for g in generators])
+    sigmas = schedules.karras(settings.steps, *sigma_range)
+    pictures = samplers.sample(
+        compose.average(factor),
+        noise.to(device) * sigmas[0],
+        sigmas,
+        _solver(settings.solver),
+        generator=generators,
+        callback=callback,
+        progress=False,
+    )
+    return pictures[..., : settings.height, : settings.width].float().cpu()
+
+
+def enlarge(picture: Tensor, *, factor: int, loop: bool) -> Tensor:
+    """Enlarge `[3, H, W]` by a whole factor with cubic interpolation; a loop stays one."""
+    if factor == 1:
+        return picture
+    margin = min(4, picture.shape[-1])
+    mode = "circular" if loop else "replicate"
+    wide = torch.nn.functional.pad(picture[None], (margin, margin, 0, 0), mode=mode)
+    large = torch.nn.functional.interpolate(wide, scale_factor=factor, mode="bicubic", align_corners=False)
+    return large[0, ..., margin * factor : large.shape[-1] - margin * factor].clamp(-1, 1)
