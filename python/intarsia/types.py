@@ -37,6 +37,7 @@ __all__ = [
     "cat_cond",
     "check_canvas",
     "check_cond",
+    "denoise",
     "index_cond",
     "level",
     "log_sigmas",
@@ -246,6 +247,32 @@ def sizes_of(denoiser: Denoiser) -> tuple[tuple[int, ...], ...] | None:
     return getattr(denoiser, "sizes", None)
 
 
+def denoise(D: Denoiser, x: Tensor, sigma: Tensor | float, cond: Cond = None) -> Tensor:
+    """Return `D(x, sigma, cond)` [B, C, *S] in the dtype of `x`, and see that it has the shape of `x`.
+
+    Args:
+        D: the denoiser.
+        x: [B, C, *S], float32 or float64.
+        sigma: [B], or one number for the whole batch.
+        cond: condition tree.
+
+    Raises:
+        ValueError: the denoiser returned something else than a tensor of the shape of `x`.
+
+    Example:
+        >>> denoise(lambda x, sigma, cond=None: x / 2, torch.ones(1, 1, 2), 1.0)
+        tensor([[[0.5000, 0.5000]]])
+    """
+    denoised = D(x, sigma if isinstance(sigma, Tensor) else level(sigma, x), cond)
+    if not isinstance(denoised, Tensor) or denoised.shape != x.shape:
+        got = list(denoised.shape) if isinstance(denoised, Tensor) else type(denoised).__name__
+        raise ValueError(
+            f"denoise: the denoiser must return the shape of x, {list(x.shape)}, got {got}. "
+            "A network that also predicts a variance needs those channels cut off."
+        )
+    return denoised.to(x.dtype)
+
+
 def affine(
     D: Denoiser,
     x: Tensor,
@@ -273,7 +300,7 @@ def affine(
         [B, C, *S], the dtype of `x`.
 
     Raises:
-        ValueError: the denoiser returned another shape than that of `x`, or `c` has no `noise`.
+        ValueError: the denoiser returned no tensor of the shape of `x`, or `c` has no `noise`.
 
     Note:
         Differentiable in `x`, `noise` and whatever `D` is. A fused update may round differently.
@@ -289,13 +316,7 @@ def affine(
     fused: Callable[..., Tensor] | None = getattr(D, "affine", None)
     if fused is not None:
         return fused(x, levels, cond, a=a, b=b, c=c, noise=noise)
-    denoised = D(x, levels, cond)
-    if denoised.shape != x.shape:
-        raise ValueError(
-            f"affine: the denoiser must return the shape of x, {list(x.shape)}, got {list(denoised.shape)}. "
-            "A network that also predicts a variance needs its extra channels cut off."
-        )
-    out = denoised.to(x.dtype)
+    out = denoise(D, x, levels, cond)
     out = out if b == 1 else b * out
     out = torch.add(out, x, alpha=a) if a else out
     return torch.add(out, noise, alpha=c) if c and noise is not None else out

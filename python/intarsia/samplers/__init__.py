@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Samplers say when: solvers step between noise levels, and one loop drives them all."""
+
+from intarsia.samplers.dpmpp import DPMpp2M
+from intarsia.samplers.euler import DDIM, Euler, EulerAncestral
+from intarsia.samplers.heun import Heun
+from intarsia.samplers.loop import Callback, sample, trajectory
+
+__all__ = ["Callback", "DDIM", "DPMpp2M", "Euler", "EulerAncestral", "Heun", "sample", "trajectory"]
