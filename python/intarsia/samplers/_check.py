@@ -46,7 +46,7 @@ def levels_of(name: str, sigmas: Tensor | Sequence[float]) -> list[float]:
     if any(math.isinf(s) for s in levels):
         raise ValueError(
             f"{name}: sigmas must be finite, got {levels[0]} first. A flow-match or zero-terminal-SNR "
-            "schedule starts at infinity: put a large finite level in its place (1000 is t = 0.999 of a flow) "
+            "schedule starts at infinity: put a large finite level there (1000 is t = 0.999 of a flow) "
             "and start from x = sigmas[0] * noise."
         )
     if min(levels) < 0:

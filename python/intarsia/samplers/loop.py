@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
@@ -11,7 +11,13 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from intarsia.samplers._check import check_finite, check_replacement, check_start, levels_of
+from intarsia.samplers._check import (
+    check_finite,
+    check_replacement,
+    check_sampler,
+    check_start,
+    levels_of,
+)
 from intarsia.samplers._noise import check_generator
 from intarsia.samplers._progress import progress_bar
 from intarsia.types import (
@@ -29,7 +35,7 @@ from intarsia.types import (
 __all__ = ["Callback", "sample", "trajectory"]
 
 Callback: TypeAlias = Callable[[int, State, Info], State | None]
-"""`callback(step, state, info)`: a State replaces the state, None keeps it, `raise StopSampling` ends the run."""
+"""`callback(step, state, info)`: a State replaces canvas and history, None keeps them; see StopSampling."""
 
 
 def sample(
@@ -88,8 +94,9 @@ def sample(
     )
     run = replace(run, keep_denoised=bool(run.callbacks))
     state = run.state
-    for state, _ in run:
-        pass
+    with closing(run.states()) as states:
+        for after, _ in states:
+            state = after
     return state.x
 
 
@@ -143,20 +150,11 @@ def trajectory(
         >>> [s.step for s, _ in samplers.trajectory(D, state, sigmas, samplers.Euler())]
         [2, 3]
     """
+    name = "trajectory"
     run = _prepare(
-        "trajectory",
-        denoiser,
-        x,
-        sigmas,
-        solver,
-        cond,
-        generator,
-        corrector,
-        callback,
-        progress,
-        on_nonfinite,
+        name, denoiser, x, sigmas, solver, cond, generator, corrector, callback, progress, on_nonfinite
     )
-    return iter(run)
+    return run.states()
 
 
 class _Tap:
@@ -174,7 +172,7 @@ class _Tap:
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """Checked arguments of one run; iterating over it is the loop."""
+    """Checked arguments of one run."""
 
     denoiser: Denoiser
     state: State
@@ -188,7 +186,7 @@ class _Run:
     check: bool
     keep_denoised: bool = True
 
-    def __iter__(self) -> Iterator[tuple[State, Info]]:
+    def states(self) -> Generator[tuple[State, Info], None, None]:
         state = self.state
         steps = len(self.sigmas) - 1
         with closing(progress_bar(self.progress, total=steps, done=state.step)) as bar:
@@ -200,19 +198,25 @@ class _Run:
                 except Exception as error:
                     error.add_note(f"in step {step} of {steps}, from sigma {self.sigmas[step]:.6g}")
                     raise
-                if self.check:
-                    check_finite(state.x, step, self.sigmas[step + 1])
+                self._check(step, state)
                 bar.update()
                 stop = False
                 for callback in self.callbacks:
                     try:
-                        state = check_replacement(state, callback(step, state, info))
+                        replacement = callback(step, state, info)
                     except StopSampling:
                         stop = True
                         break
+                    if replacement is not None:
+                        state = check_replacement(state, replacement)
+                        self._check(step, state)
                 yield state, info
                 if stop:
                     return
+
+    def _check(self, step: int, state: State) -> None:
+        if self.check:
+            check_finite(state.x, step, self.sigmas[step + 1])
 
     @torch.no_grad()
     def _step(self, state: State, sigma: float, sigma_next: float) -> tuple[State, Info]:
@@ -252,6 +256,8 @@ def _prepare(
             "'raise' stops at the first step that makes NaN or infinity."
         )
     levels = levels_of(name, sigmas)
+    if corrector is not None:
+        check_sampler(name, "corrector", corrector)
     state = check_start(name, x, levels, solver, check=on_nonfinite == "raise")
     check_generator(name, generator, state.x)
     check_cond(name, cond, state.x.shape[0])
