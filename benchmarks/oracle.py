@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import EllipsisType
 
 import torch
 from torch import Tensor
@@ -14,13 +15,16 @@ TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 3e-3}
 PEER_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-2}
 
 
-def _places(starts: Sequence[Sequence[int]], patch: Sequence[int]) -> list[tuple[slice, ...]]:
-    return [tuple(slice(o, o + s) for o, s in zip(start, patch, strict=True)) for start in starts]
+Place = tuple[slice | EllipsisType, ...]
+
+
+def _places(starts: Sequence[Sequence[int]], patch: Sequence[int]) -> list[Place]:
+    return [(..., *(slice(o, o + s) for o, s in zip(start, patch, strict=True))) for start in starts]
 
 
 def extract(canvas: Tensor, starts: Sequence[Sequence[int]], patch: Sequence[int]) -> Tensor:
     """Return the patches [B, R, C, *s] of a canvas [B, C, *S], in the canvas' dtype: a crop loses nothing."""
-    return torch.stack([canvas[(..., *place)] for place in _places(starts, patch)], dim=1)
+    return torch.stack([canvas[place] for place in _places(starts, patch)], dim=1)
 
 
 def total(starts: Sequence[Sequence[int]], weight: Tensor, size: Sequence[int]) -> Tensor:
@@ -36,7 +40,7 @@ def average(patches: Tensor, starts: Sequence[Sequence[int]], weight: Tensor, si
     shape = (patches.shape[0], patches.shape[2], *size)
     out = torch.zeros(shape, dtype=torch.float64, device=patches.device)
     for r, place in enumerate(_places(starts, weight.shape)):
-        out[(..., *place)] += patches[:, r].double() * weight.double()
+        out[place] += patches[:, r].double() * weight.double()
     return out / total(starts, weight, size)
 
 

@@ -28,7 +28,6 @@ def _extract(problem: Problem, out: Tensor | None) -> Callable[[], object]:
 def _extract_cfg(problem: Problem, out: Tensor | None) -> Callable[[], object]:
     from intarsia.ops import extract_patches
 
-    assert problem.canvas is not None
     canvas, offsets, size = problem.canvas, problem.offsets, problem.case.patch
     scale, pair = torch.full((2,), problem.scale, device=problem.device), (2, *canvas.shape[1:])
     dtype = problem.out_dtype if out is None else None

@@ -7,6 +7,7 @@ time. What a careful user would keep between calls (indices, slices, windows, no
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
 from collections.abc import Callable
@@ -62,16 +63,6 @@ def candidates(problem: Problem, *, slow: bool) -> list[Peer]:
     ]
 
 
-def _canvas(problem: Problem) -> Tensor:
-    assert problem.canvas is not None
-    return problem.canvas
-
-
-def _patches(problem: Problem) -> Tensor:
-    assert problem.patches is not None
-    return problem.patches
-
-
 def _places(problem: Problem) -> list[tuple[slice | int, ...]]:
     patch = problem.case.patch
     return [
@@ -97,12 +88,12 @@ def _copy(windows: Callable[[], Tensor], shape: tuple[int, ...], out: Tensor | N
 
 @_peer("extract", "unfold copy", regular=True)
 def _unfold_copy(problem: Problem, out: Tensor | None) -> Call:
-    return _copy(lambda: _windows(problem, _canvas(problem)), problem.out_shape(), out)
+    return _copy(lambda: _windows(problem, problem.canvas), problem.out_shape(), out)
 
 
 @_peer("extract", "as_strided", regular=True)
 def _as_strided(problem: Problem, out: Tensor | None) -> Call:
-    canvas = _canvas(problem)
+    canvas = problem.canvas
     like = _windows(problem, canvas)
     size, stride = like.size(), like.stride()
     return _copy(lambda: canvas.as_strided(size, stride), problem.out_shape(), out)
@@ -110,7 +101,7 @@ def _as_strided(problem: Problem, out: Tensor | None) -> Call:
 
 @_peer("extract", "slices + cat", idiom=True)
 def _slices_cat(problem: Problem, out: Tensor | None) -> Call:
-    canvas, places, shape = _canvas(problem), _places(problem), problem.out_shape()
+    canvas, places, shape = problem.canvas, _places(problem), problem.out_shape()
     if out is None:
         return lambda: torch.cat([canvas[place] for place in places]).view(shape)
     target = out.view(shape[1:])
@@ -119,7 +110,7 @@ def _slices_cat(problem: Problem, out: Tensor | None) -> Call:
 
 @_peer("extract", "slices + copy_", listed=False)
 def _slices_copy(problem: Problem, out: Tensor | None) -> Call:
-    canvas, places, shape = _canvas(problem), _places(problem), problem.out_shape()
+    canvas, places, shape = problem.canvas, _places(problem), problem.out_shape()
 
     def call() -> Tensor:
         target = canvas.new_empty(shape) if out is None else out
@@ -132,7 +123,7 @@ def _slices_copy(problem: Problem, out: Tensor | None) -> Call:
 
 @_peer("extract", "F.unfold", regular=True, slow=True, largest=LARGE)
 def _f_unfold(problem: Problem, out: Tensor | None) -> Call:
-    canvas, shape, (patch, stride) = _canvas(problem), problem.out_shape(), _as_2d(problem)
+    canvas, shape, (patch, stride) = problem.canvas, problem.out_shape(), _as_2d(problem)
     flat = canvas if canvas.dim() == 4 else canvas.unsqueeze(2)
 
     def call() -> Tensor:
@@ -144,8 +135,8 @@ def _f_unfold(problem: Problem, out: Tensor | None) -> Call:
 
 @_peer("extract", "indexing", slow=True, largest=LARGE)
 def _indexing(problem: Problem, out: Tensor | None) -> Call:
-    canvas, n = _canvas(problem), len(problem.case.patch)
-    index = tuple(
+    canvas, n = problem.canvas, len(problem.case.patch)
+    place = (slice(None), slice(None)) + tuple(
         (problem.offsets[:, i, None] + torch.arange(s))
         .reshape(-1, *(s if j == i else 1 for j in range(n)))
         .to(problem.device)
@@ -153,7 +144,7 @@ def _indexing(problem: Problem, out: Tensor | None) -> Call:
     )
 
     def call() -> Tensor:
-        rows = canvas[(slice(None), slice(None), *index)].transpose(1, 2)
+        rows = canvas[place].transpose(1, 2)
         return rows.contiguous() if out is None else out.copy_(rows)
 
     return call
@@ -166,7 +157,7 @@ def _as_2d(problem: Problem) -> tuple[tuple[int, int], tuple[int, int]]:
 
 @_peer("extract_cfg", "eager chain", idiom=True)
 def _cfg_chain(problem: Problem, out: Tensor | None) -> Call:
-    canvas, shape = _canvas(problem), problem.out_shape()
+    canvas, shape = problem.canvas, problem.out_shape()
 
     def call() -> Tensor:
         rows = _windows(problem, canvas).reshape(1, *shape[1:])
@@ -178,7 +169,7 @@ def _cfg_chain(problem: Problem, out: Tensor | None) -> Call:
 
 @_peer("extract_cfg", "torch.compile", slow=True)
 def _cfg_compiled(problem: Problem, out: Tensor | None) -> Call:
-    canvas, shape = _canvas(problem), problem.out_shape()
+    canvas, shape = problem.canvas, problem.out_shape()
 
     def chain(x: Tensor) -> Tensor:
         rows = _windows(problem, x).reshape(1, *shape[1:])
@@ -190,7 +181,7 @@ def _cfg_compiled(problem: Problem, out: Tensor | None) -> Call:
 
 @_peer("extract_cfg", "scale first, one copy", listed=False)
 def _cfg_scale_first(problem: Problem, out: Tensor | None) -> Call:
-    canvas = _canvas(problem)
+    canvas = problem.canvas
 
     def windows() -> Tensor:
         small = (canvas * problem.scale).to(problem.out_dtype)
@@ -201,7 +192,7 @@ def _cfg_scale_first(problem: Problem, out: Tensor | None) -> Call:
 
 @_peer("average", "value/count loop", idiom=True)
 def _value_count(problem: Problem, out: Tensor | None) -> Call:
-    patches, places = _patches(problem), _places(problem)
+    patches, places = problem.patches, _places(problem)
     weight = problem.weight.to(problem.dtype)
     count_buffer = None if out is None else torch.empty_like(out)
 
@@ -227,7 +218,7 @@ def _addcmul_fp32(problem: Problem, out: Tensor | None) -> Call:
 
 
 def _addcmul_loop(problem: Problem, out: Tensor | None, kind: torch.dtype) -> Call:
-    patches, places, shape = _patches(problem), _places(problem), problem.out_shape()
+    patches, places, shape = problem.patches, _places(problem), problem.out_shape()
     weight, inverse = problem.weight.to(kind), problem.inverse_total.to(kind)
     buffer = None if out is None else (out if kind == out.dtype else torch.empty_like(out, dtype=kind))
 
@@ -246,7 +237,7 @@ def _addcmul_loop(problem: Problem, out: Tensor | None, kind: torch.dtype) -> Ca
 @_peer("average", "addcmul, disjoint groups", regular=True, listed=False)
 def _addcmul_groups(problem: Problem, out: Tensor | None) -> Call:
     """Regions that are a patch apart do not overlap: add them all with one strided addcmul_ per phase."""
-    case, patches, shape = problem.case, _patches(problem), problem.out_shape()
+    case, patches, shape = problem.case, problem.patches, problem.out_shape()
     weight, inverse = problem.weight.to(problem.dtype), problem.inverse_total.to(problem.dtype)
     n, counts, stride = len(case.patch), case.counts(), case.stride or ()
     steps = [-(-s // t) for s, t in zip(case.patch, stride, strict=True)]
@@ -266,7 +257,7 @@ def _addcmul_groups(problem: Problem, out: Tensor | None) -> Call:
 
 @_peer("average", "F.fold pair", regular=True, slow=True, largest=LARGE)
 def _fold(problem: Problem, out: Tensor | None) -> Call:
-    patches, shape, (patch, stride) = _patches(problem), problem.out_shape(), _as_2d(problem)
+    patches, shape, (patch, stride) = problem.patches, problem.out_shape(), _as_2d(problem)
     weight, regions = problem.weight.to(problem.dtype), patches.shape[1]
     size, flat_weight = (1, *problem.case.size)[-2:], weight.reshape(1, -1, 1)
 
@@ -301,7 +292,7 @@ def _scatter_add(problem: Problem, out: Tensor | None) -> Call:
 
 
 def _indexed(problem: Problem, out: Tensor | None, add: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Call:
-    patches, channels, index = _patches(problem), problem.case.channels, _flat_index(problem)
+    patches, channels, index = problem.patches, problem.case.channels, _flat_index(problem)
     weight, inverse = problem.weight.to(problem.dtype), problem.inverse_total.to(problem.dtype).view(-1)
     shape = problem.out_shape()
 
@@ -315,9 +306,9 @@ def _indexed(problem: Problem, out: Tensor | None, add: Callable[[Tensor, Tensor
 
 @_peer("sliding", "MONAI sliding_window_inference", idiom=True)
 def _monai(problem: Problem, out: Tensor | None) -> Call:
-    from monai.inferers import sliding_window_inference
+    sliding_window_inference = importlib.import_module("monai.inferers").sliding_window_inference
 
-    case, canvas = problem.case, _canvas(problem)
+    case, canvas = problem.case, problem.canvas
     overlap = [1 - t / s for t, s in zip(case.stride or (), case.patch, strict=True)]
     weight = problem.weight
 

@@ -21,7 +21,7 @@ SIGMA_FRACTION = 0.1
 
 @dataclass(frozen=True)
 class Problem:
-    """Inputs of one case in one dtype; `canvas` and `patches` are None where the op does not read them."""
+    """Inputs of one case in one dtype; `canvas` and `patches` are empty where the op does not read them."""
 
     case: Case
     dtype: torch.dtype
@@ -29,8 +29,8 @@ class Problem:
     offsets: Tensor
     starts: tuple[tuple[int, ...], ...]
     factors: tuple[Tensor, ...]
-    canvas: Tensor | None = None
-    patches: Tensor | None = None
+    canvas: Tensor
+    patches: Tensor
 
     @property
     def out_dtype(self) -> torch.dtype:
@@ -64,15 +64,12 @@ class Problem:
         """Return the float64 result (extract: exact in the input's dtype); None: nothing to check."""
         case = self.case
         if case.op == "average":
-            assert self.patches is not None
             return oracle.average(self.patches, self.starts, self.weight, case.size)
         if case.op == "sliding":
             return self.canvas
         if case.op == "extract":
-            assert self.canvas is not None
             return oracle.extract(self.canvas, self.starts, case.patch)
         if case.op == "extract_cfg":
-            assert self.canvas is not None
             scaled = self.canvas.double() * float(torch.tensor(self.scale, dtype=torch.float32))
             return oracle.extract(torch.cat([scaled, scaled]), self.starts, case.patch)
         return None
@@ -90,7 +87,7 @@ def build(case: Case, dtype: str, device: torch.device) -> Problem:
     kind = getattr(torch, dtype)
     offsets = case.offsets()
     factors = tuple(_factor(n, case.window).to(device) for n in case.patch)
-    canvas = patches = None
+    canvas = patches = torch.empty(0, dtype=kind, device=device)
     if case.op.startswith("extract") or case.op == "sliding":
         canvas = _values((1, case.channels, *case.size), kind, device)
     if case.op == "average":

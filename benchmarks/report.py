@@ -99,11 +99,15 @@ def environment(device: str) -> dict[str, Any]:
 
 def missed(row: Row) -> list[str]:
     """Return the names of the figures that fall short in a row."""
-    return [key for key, verdict in row.get("target", {}).items() if not verdict["met"]]
+    return [key for key, verdict in row.get("target", {}).items() if verdict["met"] is False]
 
 
 def _times(ratio: float | None) -> str:
     return "" if ratio is None else f"{ratio:.2f}x"
+
+
+def _any(row: Row) -> str:
+    return _times(row.get("ratio_strongest")) if row.get("strongest") != row.get("best") else ""
 
 
 def _must(row: Row) -> str:
@@ -112,26 +116,32 @@ def _must(row: Row) -> str:
     short = missed(row)
     if not short:
         return "met"
-    asked = [f"{key} {row['target'][key]['must']:g}" for key in short]
-    return "SHORT of " + ", ".join(asked)
+    return "SHORT of " + ", ".join(_shortfall(key, row["target"][key]) for key in short)
+
+
+def _shortfall(key: str, verdict: dict[str, Any]) -> str:
+    allows = verdict.get("floor_allows")
+    beyond = f" (the floor allows {allows:.2f})" if allows is not None and allows < verdict["must"] else ""
+    return f"{key} {verdict['must']:g}{beyond}"
 
 
 def table(rows: Iterable[Row]) -> str:
     """Return the rows as a table of at most 130 columns."""
-    head = ["case", "type", "thr", "mode", "ours ms", "floor", "best torch", "", "idiom", "must"]
+    head = ["case", "type", "thr", "mode", "ours ms", "floor", "best torch", "", "any", "idiom", "must"]
     lines = [head]
     for row in rows:
         start = [row["case"], SHORT.get(row["dtype"], row["dtype"]), str(row["threads"]), row["mode"]]
         if "ms" not in row:
-            lines.append([*start, "-", "", "", "", "", row.get("refused") or row.get("skipped", "")])
+            lines.append([*start, "-", "", "", "", "", "", row.get("refused") or row.get("skipped", "")])
             continue
         star = "*" if row["disturbed"] else ""
         lines.append([
             *start, f"{row['ms']['intarsia']:.4g}{star}", _times(row.get("floor_factor")),
-            _times(row.get("ratio_best")), row.get("best", ""), _times(row.get("ratio_idiom")), _must(row),
+            _times(row.get("ratio_best")), row.get("best", ""), _any(row), _times(row.get("ratio_idiom")),
+            _must(row),
         ])  # fmt: skip
     widths = [max(len(line[i]) for line in lines) for i in range(len(head) - 1)]
-    right = (2, 4, 5, 6, 8)
+    right = (2, 4, 5, 6, 8, 9)
     return "\n".join(
         "  ".join(
             [

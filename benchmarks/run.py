@@ -7,6 +7,7 @@ Each allocator setting needs its own process, so this one starts `benchmarks.wor
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import subprocess
@@ -43,10 +44,8 @@ def _worker(spec: dict[str, Any], neutral: bool) -> Iterator[Row]:
         for line in process.stdout:
             if line.startswith("{"):
                 yield json.loads(line)
-    if process.returncode not in (0, 1):
-        raise RuntimeError(
-            f"benchmarks.worker: must end with status 0 or 1, got {process.returncode}. See above."
-        )
+    if process.returncode:
+        raise RuntimeError(f"benchmarks.worker: must end with status 0, got {process.returncode}. See above.")
 
 
 def run(
@@ -104,6 +103,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--modes must be among {', '.join(known)} on {chosen.device}, got {', '.join(unknown)}")
     if unknown := set(chosen.dtypes) - {"float32", "bfloat16"}:
         parser.error(f"--dtypes must be among float32, bfloat16, got {', '.join(unknown)}")
+    if importlib.util.find_spec("intarsia") is None:
+        parser.error("intarsia must be importable, got no such package. Run `python -m pip install .` first.")
     if chosen.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda must find a GPU, got none. Leave the option out to run on the CPU.")
     return chosen
