@@ -13,8 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-__all__ = ["bump", "direct", "register"]
+from intarsia.ops._check import fail
+
+__all__ = ["bump", "choose", "register"]
 
 LIBRARY = torch.library.Library("intarsia", "DEF")
 
@@ -67,7 +70,6 @@ def _always_dispatch(*tensors: Tensor | None) -> bool:
 def _build_direct() -> Callable[..., bool]:
     compiling = torch.compiler.is_compiling
     grad_enabled = torch.is_grad_enabled
-    forward_ad = torch.autograd.forward_ad
     try:
         profiling = torch._C._autograd._profiler_enabled
         tracing = torch._C._get_tracing_state
@@ -107,3 +109,20 @@ def _build_direct() -> Callable[..., bool]:
 
 
 direct = _build_direct()
+
+
+def choose(function: str, kernel: Callable[..., Any], *tensors: Tensor | None) -> Callable[..., Any]:
+    """The kernel itself where the dispatcher would do nothing, else the registered operator."""
+    if direct(*tensors):
+        return kernel
+    if forward_ad._current_level >= 0:
+        _refuse_tangents(function, tensors)
+    return getattr(torch.ops.intarsia, function).default
+
+
+def _refuse_tangents(function: str, tensors: tuple[Tensor | None, ...]) -> None:
+    # PyTorch would silently return a tangent of zeros.
+    for tensor in tensors:
+        if tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None:
+            remedy = "Use reverse mode: torch.autograd.grad or torch.func.vjp."
+            fail(function, "tensors", "carry no forward-mode tangents", "a dual tensor", remedy)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Derivatives of the merges, written with the operators themselves, so that they can be differentiated again.
 
-With q_r = coefficient_r w_r, T = sum_r q_r, out = sum_r q_r p_r / T and h = grad / T (without division T = 1):
+With q_r = coefficient_r w_r, T = sum_r q_r, out = sum_r q_r p_r / T and h = grad / T (not normalised: T = 1):
 grad p_r = q_r h, and grad coefficient_r = sum over the region of w_r (p_r h - [division] sum_bc h out).
 """
 
@@ -23,7 +23,8 @@ def average_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     """Keep what the derivative of scatter_average needs; the patches only for a coefficient's sake."""
     patches, offsets, weight, size, wrap, normalize, coefficient, _ = inputs
     _refuse_gradient("scatter_average", weight)
-    ctx.save_for_backward(patches if ctx.needs_input_grad[6] else None, offsets, coefficient, *weight)
+    trained = coefficient is not None and coefficient.requires_grad
+    ctx.save_for_backward(patches if trained else None, offsets, coefficient, *weight)
     ctx.geometry = (list(patches.shape[3:]), list(size), list(wrap), patches.dtype)
     ctx.normalize = normalize
     ctx.backend = _backend.forced_here()
@@ -56,7 +57,7 @@ def average_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
                 through = (pull * mean).sum((0, 1), keepdim=True)
                 drawn = extract(through, offsets, patch, wrap, None, None) * window
                 to_coefficient = to_coefficient - _per_region(drawn)
-    return to_patches, None, None, None, None, None, to_coefficient, None
+    return to_patches, None, [None] * len(weight), None, None, None, to_coefficient, None
 
 
 def average_vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
@@ -88,7 +89,7 @@ def total_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         pulled = torch.ops.intarsia.extract_patches(
             grad[None, None], offsets, ctx.patch, ctx.wrap, None, None
         )
-    return None, None, None, None, _per_region(pulled * _window(weight)[:, None])
+    return None, [None] * len(weight), None, None, _per_region(pulled * _window(weight)[:, None])
 
 
 def _refuse_gradient(function: str, weight: Sequence[Tensor]) -> None:

@@ -22,7 +22,7 @@ from intarsia.ops._check import (
     empty,
     fail,
 )
-from intarsia.ops._library import bump, direct, register
+from intarsia.ops._library import bump, choose, register
 from intarsia.ops._plan import get_plan
 
 __all__ = ["extract_patches"]
@@ -77,11 +77,10 @@ def extract_patches(
     cyclic = as_wrap(_NAME, wrap, ndim)
     factor = as_vector(_NAME, "scale", scale, compute_dtype(canvas.dtype))
     if out is None:
-        call = _extract if direct(canvas, places, factor) else torch.ops.intarsia.extract_patches.default
+        call = choose(_NAME, _extract, canvas, places, factor)
         return call(canvas, places, extents, cyclic, factor, dtype)
     check_out_argument(_NAME, out, dtype)
-    plain = direct(canvas, places, factor, out)
-    write = _extract_out if plain else torch.ops.intarsia.extract_patches_out.default
+    write = choose(f"{_NAME}_out", _extract_out, canvas, places, factor, out)
     write(canvas, places, extents, cyclic, factor, out)
     return out
 

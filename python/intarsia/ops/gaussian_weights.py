@@ -12,7 +12,7 @@ from torch import Tensor
 from intarsia.ops._arguments import as_ints
 from intarsia.ops._backend import select
 from intarsia.ops._check import fail
-from intarsia.ops._library import direct, register
+from intarsia.ops._library import choose, register
 
 __all__ = ["gaussian_weights"]
 
@@ -78,7 +78,7 @@ def gaussian_weights(
                 "Use a wider window or float64.",
             )
     where = torch.device("cpu") if device is None else torch.device(device)
-    call = _factor if direct() else torch.ops.intarsia.gaussian_weights.default
+    call = choose(_NAME, _factor)
     return tuple(call(length, fraction, dtype, where) for length in lengths)
 
 

@@ -22,7 +22,7 @@ from intarsia.ops._check import (
     empty,
     fail,
 )
-from intarsia.ops._library import bump, direct, register
+from intarsia.ops._library import bump, choose, register
 from intarsia.ops._merge import merge
 from intarsia.ops._merge_gradient import average_backward, average_setup, average_vmap
 from intarsia.ops._plan import get_plan
@@ -95,15 +95,10 @@ def scatter_average(
     cyclic = as_wrap(_NAME, wrap, ndim)
     signs = as_vector(_NAME, "coefficient", coefficient, sums)
     if out is None:
-        call = (
-            _scatter
-            if direct(patches, places, signs, *windows)
-            else torch.ops.intarsia.scatter_average.default
-        )
+        call = choose(_NAME, _scatter, patches, places, signs, *windows)
         return call(patches, places, windows, lengths, cyclic, normalize, signs, dtype)
     check_out_argument(_NAME, out, dtype)
-    plain = direct(patches, places, signs, out, *windows)
-    write = _scatter_out if plain else torch.ops.intarsia.scatter_average_out.default
+    write = choose(f"{_NAME}_out", _scatter_out, patches, places, signs, out, *windows)
     write(patches, places, windows, lengths, cyclic, normalize, signs, out)
     return out
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from intarsia.ops._arguments import as_ints, as_offsets, as_vector, as_weight, as_wrap
 from intarsia.ops._check import check_geometry, check_vector, check_weight, compute_dtype, empty, fail
-from intarsia.ops._library import direct, register
+from intarsia.ops._library import choose, register
 from intarsia.ops._merge import total
 from intarsia.ops._merge_gradient import total_backward, total_setup
 from intarsia.ops._plan import get_plan
@@ -68,7 +68,7 @@ def weight_total(
     lengths = as_ints(_NAME, "size", size)
     cyclic = as_wrap(_NAME, wrap, len(lengths))
     signs = as_vector(_NAME, "coefficient", coefficient, sums)
-    call = _total if direct(places, signs, *windows) else torch.ops.intarsia.weight_total.default
+    call = choose(_NAME, _total, places, signs, *windows)
     return call(places, windows, lengths, cyclic, signs)
 
 
