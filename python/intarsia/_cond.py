@@ -86,7 +86,10 @@ def check_cond(name: str, cond: Cond, rows: int, *, per_canvas: int | None = Non
 
 
 def broadcast_cond(cond: Cond, rows: int) -> Cond:
-    """Expand every leading axis of 1 to `rows` (a view, no copy); other leaves stay.
+    """Expand every leading axis of 1 to `rows`; other leaves stay.
+
+    Returns:
+        The same tree; expanded tensors are views [rows, ...].
 
     Example:
         >>> broadcast_cond({"style": torch.tensor([7]), "name": "sky"}, 3)
@@ -142,6 +145,9 @@ def index_cond(cond: Cond, rows: Tensor, *, canvas: Tensor | None = None) -> Con
 def merge_cond(first: Cond, second: Cond) -> Cond:
     """Join two trees: dicts are merged, None gives way to the other.
 
+    Returns:
+        A tree that shares its leaves with both.
+
     Raises:
         ValueError: a key is in both, or two trees that are not dicts meet.
 
@@ -171,6 +177,9 @@ def override_cond(base: Cond, over: Cond) -> Cond:
     Anything but a dict replaces `base` as a whole, None included. So a null condition `{"style": null}`
     keeps what else the network is told, such as the place of its region.
 
+    Returns:
+        A tree that shares its leaves with both.
+
     Example:
         >>> override_cond({"style": 3, "vertical": 0.5}, {"style": 0})
         {'style': 0, 'vertical': 0.5}
@@ -186,6 +195,9 @@ def override_cond(base: Cond, over: Cond) -> Cond:
 
 def same_structure(first: Cond, second: Cond) -> bool:
     """Say whether `cat_cond` can join two trees: same nesting, tensor beside tensor, equal plain values.
+
+    Returns:
+        True where the trees differ in the rows of their tensors at most.
 
     Example:
         >>> same_structure({"style": torch.ones(1)}, {"style": None})
@@ -207,6 +219,9 @@ def same_structure(first: Cond, second: Cond) -> bool:
 
 def cat_cond(conds: Iterable[Cond]) -> Cond:
     """Concatenate the rows of trees of the same structure; plain values are taken once.
+
+    Returns:
+        One tree; its tensors [N1 + N2 + ..., ...] are new.
 
     Raises:
         ValueError: the trees differ in structure (ask `same_structure` first).

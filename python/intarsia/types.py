@@ -193,6 +193,9 @@ def check_canvas(name: str, x: Tensor, *, argument: str = "x") -> None:
 def per_sample(value: Tensor, x: Tensor) -> Tensor:
     """Give `value` [B] trailing axes of one, [B, 1, *1], so that it multiplies `x` [B, C, *S].
 
+    Returns:
+        A view [B, 1, *1].
+
     Example:
         >>> per_sample(torch.ones(2), torch.zeros(2, 3, 8, 8)).shape
         torch.Size([2, 1, 1, 1])
@@ -201,7 +204,10 @@ def per_sample(value: Tensor, x: Tensor) -> Tensor:
 
 
 def level(sigma: float, x: Tensor) -> Tensor:
-    """Return the noise level as a denoiser wants it: [B] on the device of `x`, float32 or float64.
+    """Spell a noise level as a denoiser wants it, one number per sample of `x` [B, C, *S].
+
+    Returns:
+        [B] on the device of `x`, float64 if `x` is, else float32.
 
     Example:
         >>> level(0.5, torch.zeros(2, 3, 8))
@@ -212,7 +218,10 @@ def level(sigma: float, x: Tensor) -> Tensor:
 
 
 def log_sigmas(name: str, alphas_cumprod: Tensor) -> Tensor:
-    """Return `log(sigma)` [T], float64, CPU, rising, of a table `abar` [T]; `name` heads the error.
+    """Translate a discrete-time model's table `abar` [T] to noise levels; `name` heads the error.
+
+    Returns:
+        [T], float64, CPU, rising: `log(sqrt((1 - abar) / abar))`.
 
     Raises:
         ValueError: the table is not rank 1, shorter than 2, or does not fall strictly within (0, 1).
@@ -238,7 +247,10 @@ def log_sigmas(name: str, alphas_cumprod: Tensor) -> Tensor:
 
 
 def sizes_of(denoiser: Denoiser) -> tuple[tuple[int, ...], ...] | None:
-    """Return the spatial sizes that the denoiser declares, or None where it takes any.
+    """Look up the spatial sizes that a denoiser declares.
+
+    Returns:
+        Its `sizes`, or None where it takes any.
 
     Example:
         >>> sizes_of(lambda x, sigma, cond=None: x) is None
@@ -248,13 +260,16 @@ def sizes_of(denoiser: Denoiser) -> tuple[tuple[int, ...], ...] | None:
 
 
 def denoise(D: Denoiser, x: Tensor, sigma: Tensor | float, cond: Cond = None) -> Tensor:
-    """Return `D(x, sigma, cond)` [B, C, *S] in the dtype of `x`, and see that it has the shape of `x`.
+    """Call a denoiser, and see that it answers in the shape of `x`.
 
     Args:
         D: the denoiser.
         x: [B, C, *S], float32 or float64.
         sigma: [B], or one number for the whole batch.
         cond: condition tree.
+
+    Returns:
+        [B, C, *S], the dtype of `x`.
 
     Raises:
         ValueError: the denoiser returned something else than a tensor of the shape of `x`.

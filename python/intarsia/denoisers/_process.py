@@ -12,8 +12,6 @@ from torch import Tensor
 
 from intarsia.types import log_sigmas
 
-__all__ = ["Index", "Process", "dtype_of", "identity", "input_scale", "time_of", "vp_scale"]
-
 Process: TypeAlias = Literal["vp", "ve"]
 
 

@@ -68,8 +68,14 @@ class Preconditioned:
         return self._network(x, sigma, c_in, time, cond)
 
     def precond(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return (c_in, c_skip, c_out, time), each [B], at noise levels `sigma` [B]."""
-        return *self.coefficients(sigma), self.time(sigma)
+        """Return (c_in, c_skip, c_out, time), each [B], at noise levels `sigma` [B].
+
+        A floating time is float32, or float64 for a network in float64.
+        """
+        time = self.time(sigma)
+        if self.dtype is not None and time.is_floating_point():
+            time = time.to(torch.promote_types(self.dtype, torch.float32))
+        return *self.coefficients(sigma), time
 
     def _network(self, x: Tensor, sigma: Tensor, c_in: Tensor, time: Tensor, cond: Cond) -> Tensor:
         check_canvas("denoiser", x)
@@ -78,8 +84,6 @@ class Preconditioned:
                 f"denoiser: sigma must have shape [B] = [{x.shape[0]}], got {list(sigma.shape)}. "
                 "Use types.level(sigma, x) for one number."
             )
-        if self.dtype is not None and time.is_floating_point():
-            time = time.to(torch.promote_types(self.dtype, torch.float32))
         scaled = (per_sample(c_in, x) * x).to(self.dtype or x.dtype)
         out = self.net(scaled, time) if cond is None else self.net(scaled, time, cond)
         if out.shape != x.shape:

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from intarsia.types import NonFiniteError, Sampler, State, check_canvas
 
-__all__ = ["check_finite", "check_replacement", "check_sampler", "check_start", "levels_of"]
-
 
 def levels_of(name: str, sigmas: Tensor | Sequence[float]) -> list[float]:
     """Return the noise levels [N + 1] as numbers, N at least 1.

@@ -8,8 +8,6 @@ from torch import Tensor
 
 from intarsia.types import Generators
 
-__all__ = ["check_generator", "normal_like"]
-
 
 def normal_like(x: Tensor, generator: Generators) -> Tensor:
     """Return standard normal noise in the shape, dtype and device of a canvas.

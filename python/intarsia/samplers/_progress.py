@@ -6,8 +6,6 @@ from __future__ import annotations
 import sys
 from typing import Protocol
 
-__all__ = ["progress_bar"]
-
 
 class _Bar(Protocol):
     def update(self) -> object: ...

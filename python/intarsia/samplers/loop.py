@@ -25,6 +25,7 @@ from intarsia.types import (
     Denoiser,
     Generators,
     Info,
+    NonFiniteError,
     Sampler,
     State,
     StopSampling,
@@ -196,6 +197,8 @@ class _Run:
                 except StopSampling:
                     return
                 except Exception as error:
+                    if isinstance(error, NonFiniteError):
+                        error.step = step
                     error.add_note(f"in step {step} of {steps}, from sigma {self.sigmas[step]:.6g}")
                     raise
                 self._check(step, state)
