@@ -16,10 +16,8 @@ from intarsia.compose.factor import Factor, name_of
 from intarsia.denoisers import Preconditioned
 from intarsia.guidance import Term
 from intarsia.layout import Layout
-from intarsia.ops._check import fail
+from intarsia.layout._check import fail
 from intarsia.types import Cond, Denoiser, NonFiniteError, index_cond, per_sample
-
-__all__ = ["Job", "NonFiniteRegionError", "jobs_of"]
 
 _FINITE_REMEDY = (
     "Run the network in bfloat16 or float32, or pass on_nonfinite='ignore' to let the values spread to the "

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from intarsia.types import Cond, cat_cond, index_cond, merge_cond, override_cond, same_structure
 
-__all__ = ["Rows"]
-
 
 class Rows:
     """K terms of R regions per sample, in the order `(b*K + k)*R + r`.

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-__all__ = ["Workspace"]
-
 
 class Workspace:
     """At most one spare buffer; whoever finds none (a re-entrant call, another thread) gets a fresh one.

@@ -11,7 +11,7 @@ from torch import Tensor
 from intarsia.compose._job import jobs_of
 from intarsia.compose.factor import Factor
 from intarsia.layout import check_cover
-from intarsia.ops._check import fail
+from intarsia.layout._check import fail
 from intarsia.types import Cond, check_canvas, check_cond
 
 __all__ = ["Composite", "average", "weighted_sum"]

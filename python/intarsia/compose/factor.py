@@ -13,10 +13,10 @@ from torch import Tensor
 
 from intarsia.guidance import Term, flatten
 from intarsia.layout import BoxSet, Layout, Weight, uniform
-from intarsia.ops._check import fail
+from intarsia.layout._check import fail
 from intarsia.types import Cond, Denoiser, PerCanvas, check_cond, sizes_of
 
-__all__ = ["Factor", "name_of"]
+__all__ = ["Factor"]
 
 _TOLERANCE = 1e-6
 

@@ -4,16 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 from torch import Tensor
 
 from intarsia.ops import CoverageError
-from intarsia.ops._check import fail
-
-__all__ = ["check_cover", "check_sizes", "check_wrap", "fail"]
 
 _MAX_DIMS = 3
 _LEAST_WEIGHT = 1e-30
+
+
+def fail(where: str, argument: str, requirement: str, got: object, remedy: str) -> NoReturn:
+    """Raise the ValueError `<where>: <argument> must <requirement>, got <got>. <remedy>`."""
+    raise ValueError(f"{where}: {argument} must {requirement}, got {got}. {remedy}")
 
 
 def check_sizes(where: str, name: str, values: Sequence[int]) -> tuple[int, ...]:
