@@ -5,7 +5,7 @@ import sys
 
 from intarsia.cli.app import main
 
-__all__: list[str] = []
+__all__ = ["main"]
 
 if __name__ == "__main__":
     sys.exit(main())

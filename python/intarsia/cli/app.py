@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 import typer.main
@@ -66,7 +66,14 @@ def _explain(error: Exception) -> tuple[str, int]:
     return str(error) or type(error).__name__, 1
 
 
-def _show_warning(message: Warning | str, *where: object) -> None:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     say(one_line(str(message)), title="note", colour="yellow")
 
 
@@ -90,8 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.showwarning = _show_warning
             code = typer.main.get_command(app).main(given, prog_name="intarsia", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
-        say("interrupted; no partial file is left", colour="yellow")
-        return 130
+        code = 130
     except Exception as error:
         if "--debug" in given:
             import traceback
@@ -102,4 +108,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text, code = _explain(error)
         say(one_line(text), title="error", colour="red")
         return code
+    if code == 130:
+        say("interrupted; no partial file is left")
     return code if isinstance(code, int) else 0

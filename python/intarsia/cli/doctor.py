@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import platform
@@ -13,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from intarsia.cli.model_file import WEIGHTS, ModelFile, bundled
+from intarsia.cli import model_file
 from intarsia.cli.screen import Debug, Problem, one_line
 
 __all__ = ["doctor", "examine"]
@@ -44,10 +45,10 @@ def _versions() -> dict[str, str]:
 
 def _build() -> dict[str, str]:
     try:
-        from intarsia import _C
+        compiled = importlib.import_module("intarsia._C")
     except ImportError as error:
         return {"module": f"missing: {one_line(str(error))}"}
-    return {str(key): _plain(value) for key, value in _C.build_info().items()}
+    return {str(key): _plain(value) for key, value in compiled.build_info().items()}
 
 
 def _plain(value: Any) -> str:
@@ -65,7 +66,7 @@ def _backends() -> dict[str, str]:
 def _chosen() -> dict[str, str]:
     import torch
 
-    from intarsia.ops._backend import reason
+    from intarsia.ops import reason
 
     devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
     found = {device: reason(device).removeprefix(f"{device}: ") for device in devices}
@@ -105,7 +106,7 @@ def _processor() -> str:
 def _expected() -> dict[str, str]:
     """Digests in `SHA256SUMS` beside the weights: file name -> digest."""
     try:
-        lines = (WEIGHTS / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+        lines = (model_file.WEIGHTS / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
     except OSError:
         return {}
     words = (line.split() for line in lines)
@@ -114,8 +115,8 @@ def _expected() -> dict[str, str]:
 
 def _weights() -> dict[str, str]:
     expected, found = _expected(), {}
-    for name in bundled():
-        model = ModelFile.open(name)
+    for name in model_file.bundled():
+        model = model_file.ModelFile.open(name)
         digest, wanted = model.sha256(), expected.get(model.path.name)
         state = "no checksum to compare" if wanted is None else "verified" if wanted == digest else "DAMAGED"
         size = model.path.stat().st_size / 2**20
@@ -168,4 +169,4 @@ def doctor(
         if not troubles:
             typer.secho("All is well.", fg="green", bold=True)
     if troubles:
-        raise Problem(f"doctor: {len(troubles)} trouble(s): {'; '.join(troubles)}", code=1)
+        raise Problem(f"doctor: not well: {'; '.join(troubles)}", code=1)

@@ -127,14 +127,7 @@ def image(
     settings.check()
     file = ModelFile.open(settings.model)
     patch = settings.check_model(file)
-    if output.suffix.lower() != ".png":
-        raise Problem(
-            f"generate image: --output must end in .png, got {show_path(output.name)!r}. "
-            "Only PNG keeps every pixel and carries the settings."
-        )
-    from intarsia.media.files import check_writable
-
-    check_writable(output)
+    job.check_output(output)
     now = job.run(settings, file, patch, output, quiet=quiet or as_json)
     seconds = time.monotonic() - began
     if then and not quiet:

@@ -15,7 +15,7 @@ from intarsia.cli.settings import ImageSettings
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["note_differences", "recorded", "run"]
+__all__ = ["check_output", "note_differences", "recorded", "run"]
 
 
 def recorded(path: Path) -> tuple[ImageSettings, dict[str, Any]]:
@@ -29,6 +29,25 @@ def recorded(path: Path) -> tuple[ImageSettings, dict[str, Any]]:
             "settings. Other programs drop them when they save a picture; use the original."
         )
     return ImageSettings.parse(text), json.loads(text)
+
+
+def check_output(path: Path) -> None:
+    """Refuse a place where the picture could not be written, before the work begins."""
+    if path.suffix.lower() != ".png":
+        raise Problem(
+            f"generate image: --output must end in .png, got {show_path(path.name)!r}. "
+            "Only PNG keeps every pixel and carries the settings."
+        )
+    from intarsia.media import check_writable
+
+    try:
+        check_writable(path)
+    except OSError as error:
+        raise Problem(
+            f"generate image: --output must be a file that can be written, got {show_path(path)!r} "
+            f"({show_path(error.filename)}: {error.strerror}). Choose a folder that exists and is yours.",
+            code=1,
+        ) from error
 
 
 def _device(name: str) -> torch.device:

@@ -72,16 +72,17 @@ def place(settings: ImageSettings, *, patch: tuple[int, int], classes: Sequence[
     classes = list(classes) or [0]
     blend = 0 if apart else min(settings.blend, settings.width // len(classes))
     rows, styles, shares = [], [], []
-    for index, (_, x) in enumerate(spread.centres().double().tolist()):
-        for piece, share in _shares(x * size[1], len(classes), size[1], blend, settings.loop):
+    for index, x in enumerate(spread.offsets[:, 1].tolist()):
+        centre = (x + patch[1] / 2) % size[1]
+        for piece, share in _shares(centre, len(classes), size[1], blend, settings.loop):
             rows.append(index)
             styles.append(classes[piece])
             shares.append(share)
     which = torch.tensor(rows)
     offsets = spread.offsets[which]
-    centre = (offsets[:, 0].double() + patch[0] / 2) / settings.height
-    extent = torch.full_like(centre, patch[0] / settings.height)
-    vertical = torch.stack([centre, extent], 1).float().clamp(0, 1)
+    middle = (offsets[:, 0].double() + patch[0] / 2) / settings.height
+    extent = torch.full_like(middle, patch[0] / settings.height)
+    vertical = torch.stack([middle, extent], 1).float().clamp(0, 1)
     return Regions(
         Layout(spread.size, patch, offsets, spread.wrap),
         torch.tensor(shares, dtype=torch.float64),
