@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+// The inner loops of the scatter: rows of sums in the first-level cache, met by rows of patches.
+#pragma once
+
+#include "common/formulas.h"
+#include "cpu/simd.h"
+
+namespace intarsia::cpu::INTARSIA_ISA {
+
+// One region's part of a band. Its weight at (row, column) is (base * f1[row * f1_step]) * w[row * w_step + column].
+template <class A>
+struct Piece {
+  const A* w;
+  const A* f1;
+  A base;
+  int64_t f1_step, w_step;
+  int64_t patch;       // element of the patch plane under the piece's first element
+  int64_t region;
+  int64_t at, columns; // where the piece lies in the band's rows
+};
+
+// sums[row, at + j] += weight * patch[row, j], one rounding after the product and one after the sum.
+template <class T, class A>
+INTARSIA_INLINE void add_row(A* sums, const T* p, const A* w, A row, int64_t n) {
+  constexpr int64_t L = lanes<A>;
+  const V<A> a = splat(row);
+  int64_t j = 0;
+  for (; n - j >= L; j += L) {
+    const V<A> term = (a * Memory<A, A>::load(w + j)) * Memory<A, T>::load(p + j);
+    Memory<A, A>::store(sums + j, Memory<A, A>::load(sums + j) + term);
+  }
+  if (j < n) {
+    const V<A> term = (a * load_first<A, A>(w + j, n - j)) * load_first<A, T>(p + j, n - j);
+    Memory<A, A>::store(sums + j, Memory<A, A>::load(sums + j) + term);
+  }
+}
+
+// The same over all rows for K full vectors, whose weights stay in registers.
+template <int K, class T, class A>
+INTARSIA_INLINE void add_narrow(A* sums, int64_t sums_step, const T* p, int64_t p_step, const Piece<A>& piece,
+                                int64_t rows, const T* next) {
+  constexpr int64_t L = lanes<A>;
+  V<A> w[K];
+  for (int k = 0; k < K; ++k) w[k] = Memory<A, A>::load(piece.w + k * L);
+  for (int64_t i = 0; i < rows; ++i) {
+    const V<A> a = splat(piece.base * piece.f1[i * piece.f1_step]);
+    for (int k = 0; k < K; ++k) {
+      const V<A> term = (a * w[k]) * Memory<A, T>::load(p + k * L);
+      Memory<A, A>::store(sums + k * L, Memory<A, A>::load(sums + k * L) + term);
+      prefetch(next + k * L);
+    }
+    sums += sums_step, p += p_step, next += p_step;
+  }
+}
+
+template <class T, class A>
+INTARSIA_INLINE void add_piece(A* sums, int64_t sums_step, const T* p, int64_t p_step, const Piece<A>& piece,
+                               int64_t rows, const T* next) {
+  constexpr int64_t L = lanes<A>;
+  sums += piece.at;
+  if (piece.w_step == 0 && piece.columns == 4 * L) {
+    return add_narrow<4>(sums, sums_step, p, p_step, piece, rows, next);
+  }
+  if (piece.w_step == 0 && piece.columns == 8 * L) {
+    return add_narrow<8>(sums, sums_step, p, p_step, piece, rows, next);
+  }
+  for (int64_t i = 0; i < rows; ++i) {
+    add_row(sums + i * sums_step, p + i * p_step, piece.w + i * piece.w_step,
+            piece.base * piece.f1[i * piece.f1_step], piece.columns);
+  }
+}
+
+// totals[row, at + j] += weight.
+template <class A>
+INTARSIA_INLINE void add_weights(A* totals, int64_t totals_step, const Piece<A>& piece, int64_t rows) {
+  constexpr int64_t L = lanes<A>;
+  for (int64_t i = 0; i < rows; ++i) {
+    A* t = totals + i * totals_step + piece.at;
+    const A* w = piece.w + i * piece.w_step;
+    const V<A> a = splat(piece.base * piece.f1[i * piece.f1_step]);
+    int64_t j = 0;
+    for (; piece.columns - j >= L; j += L) {
+      Memory<A, A>::store(t + j, Memory<A, A>::load(t + j) + a * Memory<A, A>::load(w + j));
+    }
+    if (j < piece.columns) {
+      Memory<A, A>::store(t + j, Memory<A, A>::load(t + j) + a * load_first<A, A>(w + j, piece.columns - j));
+    }
+  }
+}
+
+// totals -> 1 / totals; the first column whose reciprocal is of no use, or -1. (It is positive and finite exactly when
+// the total is, but for totals so small that their reciprocal overflows.)
+template <class A>
+INTARSIA_INLINE int64_t invert(A* totals, int64_t n) {
+  constexpr int64_t L = lanes<A>;
+  const V<A> one = splat(A(1));
+  auto bad = one != one;
+  int64_t j = 0;
+  for (; n - j >= L; j += L) {
+    const V<A> r = one / Memory<A, A>::load(totals + j);
+    bad |= ~((r > V<A>{}) & (r - r == V<A>{}));
+    Memory<A, A>::store(totals + j, r);
+  }
+  bool any = false;
+  for (; j < n; ++j) {
+    totals[j] = A(1) / totals[j];
+    any |= !usable_total(totals[j]);
+  }
+  for (int64_t k = 0; k < L; ++k) any |= bad[k] != 0;
+  if (!any) return -1;
+  for (j = 0; usable_total(totals[j]); ++j) {
+  }
+  return j;
+}
+
+// out[row, j] = cast(sums[row, j] * reciprocal[row, j]); without reciprocals the bare sums.
+template <class Out, class A>
+void finish_rows(void* out, int64_t out_step, const A* sums, int64_t sums_step, const A* reciprocal,
+                 int64_t reciprocal_step, int64_t rows, int64_t n, bool streamed) {
+  constexpr int64_t L = lanes<A>;
+  for (int64_t i = 0; i < rows; ++i) {
+    Out* o = static_cast<Out*>(out) + i * out_step;
+    const A* s = sums + i * sums_step;
+    const A* r = reciprocal ? reciprocal + i * reciprocal_step : nullptr;
+    const auto value = [&](int64_t j) {
+      const V<A> v = Memory<A, A>::load(s + j);
+      return r ? v * Memory<A, A>::load(r + j) : v;
+    };
+    int64_t j = 0;
+    if (streamed) {
+      constexpr uintptr_t line = L * sizeof(Out);
+      const int64_t head = static_cast<int64_t>((-reinterpret_cast<uintptr_t>(o)) % line / sizeof(Out));
+      if (head > 0 && head < n) {
+        store_first<A, Out>(o, value(0), head);
+        j = head;
+      }
+      if (head < n) {
+        for (; n - j >= L; j += L) stream<A, Out>(o + j, value(j));
+      }
+    }
+    for (; n - j >= L; j += L) Memory<A, Out>::store(o + j, value(j));
+    if (j < n) store_first<A, Out>(o + j, value(j), n - j);
+  }
+}
+
+}  // namespace intarsia::cpu::INTARSIA_ISA

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// A rectangle copied, scaled and cast in one pass.
+#pragma once
+
+#include <type_traits>
+
+#include "cpu/simd.h"
+
+namespace intarsia::cpu::INTARSIA_ISA {
+
+template <class In, class Out, bool scaled, bool streamed>
+INTARSIA_INLINE void convert_row(Out* dst, const In* src, int64_t n, typename Accumulator<In>::type scale) {
+  using A = typename Accumulator<In>::type;
+  constexpr int64_t L = lanes<A>;
+  const auto take = [&](V<A> v) { return scaled ? v * splat(scale) : v; };
+  int64_t i = 0;
+  if constexpr (streamed) {
+    constexpr uintptr_t line = L * sizeof(Out);
+    const int64_t head = static_cast<int64_t>((-reinterpret_cast<uintptr_t>(dst)) % line / sizeof(Out));
+    if (head >= n) {
+      for (; n - i >= L; i += L) Memory<A, Out>::store(dst + i, take(Memory<A, In>::load(src + i)));
+    } else {
+      if (head > 0) store_first<A, Out>(dst, take(load_first<A, In>(src, head)), head);
+      for (i = head; n - i >= L; i += L) stream<A, Out>(dst + i, take(Memory<A, In>::load(src + i)));
+    }
+  } else {
+    for (; n - i >= L; i += L) Memory<A, Out>::store(dst + i, take(Memory<A, In>::load(src + i)));
+  }
+  if (i < n) store_first<A, Out>(dst + i, take(load_first<A, In>(src + i, n - i)), n - i);
+}
+
+template <class In, class Out, bool scaled, bool streamed>
+void convert_rows_as(Out* dst, int64_t dst_stride, const In* src, int64_t src_stride, int64_t rows, int64_t n,
+                     typename Accumulator<In>::type scale) {
+  for (int64_t i = 0; i < rows; ++i) {
+    convert_row<In, Out, scaled, streamed>(dst + i * dst_stride, src + i * src_stride, n, scale);
+  }
+}
+
+// dst[i, j] = cast(src[i, j] * scale), [rows, n] with the given strides between rows.
+template <class In, class Out>
+INTARSIA_INLINE void convert_rows(Out* dst, int64_t dst_stride, const In* src, int64_t src_stride, int64_t rows,
+                                  int64_t n, const typename Accumulator<In>::type* scale, bool streamed) {
+  // Halves of one kind travel as bits, two to a float.
+  if constexpr (std::is_same_v<In, Out> && sizeof(In) == 2) {
+    if (!scale && n % 2 == 0 && dst_stride % 2 == 0 && src_stride % 2 == 0 &&
+        (reinterpret_cast<uintptr_t>(dst) | reinterpret_cast<uintptr_t>(src)) % 4 == 0) {
+      return convert_rows<float, float>(reinterpret_cast<float*>(dst), dst_stride / 2,
+                                        reinterpret_cast<const float*>(src), src_stride / 2, rows, n / 2, nullptr,
+                                        streamed);
+    }
+  }
+  const auto run = scale ? (streamed ? convert_rows_as<In, Out, true, true> : convert_rows_as<In, Out, true, false>)
+                         : (streamed ? convert_rows_as<In, Out, false, true> : convert_rows_as<In, Out, false, false>);
+  run(dst, dst_stride, src, src_stride, rows, n, scale ? *scale : 1);
+}
+
+}  // namespace intarsia::cpu::INTARSIA_ISA

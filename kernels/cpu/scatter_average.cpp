@@ -1,0 +1,357 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+#include "cpu/accumulate.h"
+#include "cpu/convert_rows.h"
+#include "cpu/entry.h"
+#include "cpu/parallel.h"
+
+namespace intarsia::cpu::INTARSIA_ISA {
+namespace {
+
+// Bands hold at most 4096 elements in rows padded to the next 16 and one vector more.
+constexpr int64_t kBandElements = 4096, kScratch = 2 * kBandElements + 256;
+
+struct Free {
+  void operator()(void* p) const { free(p); }
+};
+template <class X>
+using Buffer = std::unique_ptr<X[], Free>;
+
+template <class X>
+Buffer<X> allocate(int64_t n) {
+  const size_t bytes = (static_cast<size_t>(n) * sizeof(X) + 63) / 64 * 64;
+  return Buffer<X>(static_cast<X*>(aligned_alloc(64, bytes)));
+}
+
+template <class A>
+class Weights {
+ public:
+  Weights(const PlanView& plan, const WeightView& view)
+      : plan_(plan), view_(view), coefficient_(static_cast<const A*>(view.coefficient)) {}
+
+  // Finite throughout, and under normalize no negative coefficient. Finds out what the products are bounded by.
+  Status check(bool normalize) {
+    A low = 1, high = 1;
+    if (coefficient_ && plan_.regions > 0) {
+      A least = coefficient_[0], most = least;
+      for (int64_t r = 0; r < plan_.regions; ++r) {
+        const A c = coefficient_[r];
+        if (!(c - c == A(0))) return {Status::coefficient_not_finite, r, nullptr};
+        if (normalize && c < A(0)) return {Status::coefficient_negative, r, nullptr};
+        least = std::min(least, c), most = std::max(most, c);
+      }
+      low = least, high = most;
+    }
+    if (!view_.separable) {
+      // Under normalize the totals tell.
+      const int64_t n = view_.window_regions * plan_.patch[0] * plan_.patch[1] * plan_.patch[2];
+      const int64_t bad = normalize ? -1 : first_not_finite(static_cast<const A*>(view_.window), n);
+      return bad < 0 ? Status{} : Status{Status::weight_not_finite, bad, nullptr};
+    }
+    int64_t seen = 0;
+    for (int axis = 0; axis < kMaxDims; ++axis) {
+      const A* f = static_cast<const A*>(view_.factor[axis]);
+      const int64_t n = plan_.patch[axis];
+      if (!f || n == 0) continue;
+      const int64_t bad = first_not_finite(f, n);
+      if (bad >= 0) return {Status::weight_not_finite, seen + bad, nullptr};
+      seen += n;
+      const auto [least, most] = extremes(f, n);
+      low = least > A(0) ? low * least : A(0);
+      high *= most;
+    }
+    positive_ = usable_total(A(1) / low) && usable_total(A(1) / high);
+    return {};
+  }
+
+  // Every weight, rounded as the kernels round it, is positive and finite.
+  bool positive() const { return positive_; }
+
+  void place(Piece<A>& piece, int64_t j0, int64_t j1, int64_t j2) const {
+    const A c = coefficient_ ? coefficient_[piece.region] : A(1);
+    piece.f1 = &kOne, piece.f1_step = 0, piece.w_step = 0;
+    if (view_.separable) {
+      const auto factor = [&](int axis) { return static_cast<const A*>(view_.factor[axis]); };
+      piece.base = factor(0) ? c * factor(0)[j0] : c;
+      if (factor(1)) piece.f1 = factor(1) + j1, piece.f1_step = 1;
+      piece.w = factor(2) + j2;
+    } else {
+      const int64_t region = view_.window_regions == 1 ? 0 : piece.region;
+      piece.base = c;
+      piece.w = static_cast<const A*>(view_.window) +
+                ((region * plan_.patch[0] + j0) * plan_.patch[1] + j1) * plan_.patch[2] + j2;
+      piece.w_step = plan_.ndim == 1 ? 0 : plan_.patch[2];
+    }
+  }
+
+ private:
+  static constexpr A kOne = 1;
+
+  static int64_t first_not_finite(const A* p, int64_t n) {
+    for (int64_t i = 0; i < n;) {
+      const int64_t end = std::min(n, i + 1024);
+      bool bad = false;
+      for (int64_t j = i; j < end; ++j) bad |= !(p[j] - p[j] == A(0));
+      if (bad) {
+        while (p[i] - p[i] == A(0)) ++i;
+        return i;
+      }
+      i = end;
+    }
+    return -1;
+  }
+
+  struct Extremes {
+    A least, most;
+  };
+  static Extremes extremes(const A* p, int64_t n) {
+    constexpr int64_t L = lanes<A>;
+    A least = p[0], most = p[0];
+    int64_t i = 0;
+    if (n >= L) {
+      V<A> lo = Memory<A, A>::load(p), hi = lo;
+      for (; n - i >= L; i += L) {
+        const V<A> v = Memory<A, A>::load(p + i);
+        lo = v < lo ? v : lo;
+        hi = v > hi ? v : hi;
+      }
+      for (int64_t k = 0; k < L; ++k) least = std::min(least, A(lo[k])), most = std::max(most, A(hi[k]));
+    }
+    for (; i < n; ++i) least = std::min(least, p[i]), most = std::max(most, p[i]);
+    return {least, most};
+  }
+
+  const PlanView& plan_;
+  const WeightView& view_;
+  const A* coefficient_;
+  bool positive_ = false;
+};
+
+template <class A>
+using Finish = void (*)(void*, int64_t, const A*, int64_t, const A*, int64_t, int64_t, int64_t, bool);
+template <class A>
+constexpr Finish<A> kFinish[4] = {finish_rows<f16, A>, finish_rows<bf16, A>, finish_rows<float, A>,
+                                  finish_rows<double, A>};
+
+template <class T>
+void convert_to(DType dtype, char* dst, int64_t dst_step, const T* src, int64_t src_step, int64_t rows, int64_t n,
+                bool streamed) {
+  switch (dtype) {
+    case DType::f16:
+      return convert_rows(reinterpret_cast<f16*>(dst), dst_step, src, src_step, rows, n, nullptr, streamed);
+    case DType::bf16:
+      return convert_rows(reinterpret_cast<bf16*>(dst), dst_step, src, src_step, rows, n, nullptr, streamed);
+    case DType::f32:
+      return convert_rows(reinterpret_cast<float*>(dst), dst_step, src, src_step, rows, n, nullptr, streamed);
+    case DType::f64:
+      return convert_rows(reinterpret_cast<double*>(dst), dst_step, src, src_step, rows, n, nullptr, streamed);
+  }
+}
+
+// The sums of one call; T is the patches' type, or the accumulator's when only the weights are summed.
+template <class T>
+class Scatter {
+ public:
+  using A = typename Accumulator<T>::type;
+
+  Scatter(void* out, DType out_dtype, const T* patches, int64_t batch, int64_t channels, const PlanView& plan,
+          const Weights<A>& weights, bool normalize)
+      : out_(static_cast<char*>(out)), out_dtype_(out_dtype), patches_(patches), batch_(batch), channels_(channels),
+        plan_(plan), weights_(weights), normalize_(normalize), rows_are_channels_(plan.ndim == 1),
+        patch_plane_(plan.patch[0] * plan.patch[1] * plan.patch[2]),
+        canvas_plane_(plan.canvas[0] * plan.canvas[1] * plan.canvas[2]) {
+    bytes_out_ = batch * channels * canvas_plane_ * element_size(out_dtype);
+    bytes_in_ = patches ? batch * plan.regions * channels * patch_plane_ * static_cast<int64_t>(sizeof(T)) : 0;
+    streamed_ = worth_streaming(bytes_out_, bytes_in_);
+    for (int64_t k = 0; plan.row_start && k < row_cells(); ++k) {
+      most_regions_ = std::max(most_regions_, plan.row_start[k + 1] - plan.row_start[k]);
+    }
+  }
+
+  Status run(int threads) {
+    const int64_t planes = batch_ * channels_;
+    if (planes == 0 || plan_.num_bands == 0) return {};
+    const int64_t total = plan_.bands[plan_.num_bands - 1].cost;
+    Status found;
+    share_out(total, team_size(threads, bytes_in_ + bytes_out_), [&](int64_t first, int64_t last) {
+      report(run_share(place(first), place(last)), found);
+    });
+    return found;
+  }
+
+ private:
+  // The first fault in the canvas, whichever thread meets it.
+  static void keep_first(const Status& status, Status& found) {
+    if (status.code != Status::ok && (found.code == Status::ok || status.where < found.where)) found = status;
+  }
+  static void report(const Status& status, Status& found) {
+    if (status.code == Status::ok) return;
+#pragma omp critical(intarsia_status)
+    keep_first(status, found);
+  }
+
+  // A cut of the work: bands before `band`, and of this band the planes before `plane`.
+  struct Place {
+    int64_t band, plane;
+  };
+
+  Place place(int64_t cost) const {
+    const Band* end = plan_.bands + plan_.num_bands;
+    const Band* band =
+        std::upper_bound(plan_.bands, end, cost, [](int64_t c, const Band& candidate) { return c < candidate.cost; });
+    if (band == end) return {plan_.num_bands, 0};
+    const int64_t before = band == plan_.bands ? 0 : band[-1].cost;
+    const double part = static_cast<double>(cost - before) / static_cast<double>(band->cost - before);
+    return {band - plan_.bands, static_cast<int64_t>(part * static_cast<double>(batch_ * channels_))};
+  }
+
+  Status run_share(Place first, Place last) const {
+    const Buffer<A> sums = allocate<A>(kScratch), totals = allocate<A>(kScratch);
+    const Buffer<Piece<A>> pieces = allocate<Piece<A>>(2 * most_regions_ + 1);
+    if (!sums || !totals || !pieces) return {Status::out_of_memory, 0, nullptr};
+    Status found;
+    for (int64_t i = first.band; i <= last.band && i < plan_.num_bands; ++i) {
+      const int64_t from = i == first.band ? first.plane : 0;
+      const int64_t to = i == last.band ? last.plane : batch_ * channels_;
+      if (from >= to) continue;
+      keep_first(run_band(plan_.bands[i], from, to, sums.get(), totals.get(), pieces.get()), found);
+    }
+    if (streamed_) stream_fence();
+    return found;
+  }
+
+  Status run_band(const Band& band, int64_t from, int64_t to, A* sums, A* totals, Piece<A>* pieces) const {
+    const int64_t n = find_pieces(band, pieces);
+    const int64_t rows = rows_are_channels_ ? 1 : band.rows;
+    const int64_t step = (band.width + 15) / 16 * 16 + 16;
+    const bool copied = band.single && normalize_;
+    if (!patches_ || (normalize_ && !(copied && weights_.positive()))) {
+      std::fill_n(totals, rows * step, A(0));
+      for (int64_t k = 0; k < n; ++k) add_weights(totals, step, pieces[k], rows);
+    }
+    if (!patches_) {
+      write(band, 0, rows, totals, step, nullptr, 0);
+      return {};
+    }
+    if (normalize_ && !(copied && weights_.positive())) {
+      for (int64_t i = 0; i < rows; ++i) {
+        const int64_t bad = invert(totals + i * step, band.width);
+        if (bad >= 0) return {Status::total_not_positive, canvas_element(band) + i * plan_.canvas[2] + bad, nullptr};
+      }
+    }
+    const int64_t most = rows_are_channels_ ? std::max<int64_t>(1, kBandElements / step) : 1;
+    for (int64_t plane = from; plane < to;) {
+      // Channels of one sample lie together in a patch, as its rows do.
+      const int64_t c = plane % channels_;
+      const int64_t taken = rows_are_channels_ ? std::min({copied ? to : most, to - plane, channels_ - c}) : 1;
+      const int64_t height = rows_are_channels_ ? taken : rows;
+      const auto source = [&](const Piece<A>& piece) {
+        return patches_ + ((plane / channels_ * plan_.regions + piece.region) * channels_ + c) * patch_plane_ +
+               piece.patch;
+      };
+      if (copied) {
+        for (int64_t k = 0; k < n; ++k) copy(band, plane, pieces[k], source(pieces[k]), height);
+      } else {
+        std::fill_n(sums, height * step, A(0));
+        for (int64_t k = 0; k < n; ++k) {
+          add_piece(sums, step, source(pieces[k]), plan_.patch[2], pieces[k], height,
+                    source(pieces[k + 1 < n ? k + 1 : k]));
+        }
+        write(band, plane, height, sums, step, normalize_ ? totals : nullptr, rows_are_channels_ ? 0 : step);
+      }
+      plane += taken;
+    }
+    return {};
+  }
+
+  int64_t row_cells() const { return plan_.cells[0] * plan_.cells[1]; }
+  int64_t canvas_element(const Band& band) const {
+    return (band.x0 * plan_.canvas[1] + band.x1) * plan_.canvas[2] + band.x2;
+  }
+  int64_t out_step() const { return rows_are_channels_ ? canvas_plane_ : plan_.canvas[2]; }
+
+  char* out_at(const Band& band, int64_t plane) const {
+    return out_ + (plane * canvas_plane_ + canvas_element(band)) * element_size(out_dtype_);
+  }
+
+  void write(const Band& band, int64_t plane, int64_t height, const A* values, int64_t step, const A* reciprocal,
+             int64_t reciprocal_step) const {
+    kFinish<A>[static_cast<int>(out_dtype_)](out_at(band, plane), out_step(), values, step, reciprocal,
+                                             reciprocal_step, height, band.width, streamed_);
+  }
+
+  void copy(const Band& band, int64_t plane, const Piece<A>& piece, const T* src, int64_t height) const {
+    convert_to(out_dtype_, out_at(band, plane) + piece.at * element_size(out_dtype_), out_step(), src,
+               plan_.patch[2], height, piece.columns, streamed_);
+  }
+
+  // The parts of regions that lie in a band, in the plan's order; two for a region whose seam crosses it.
+  int64_t find_pieces(const Band& band, Piece<A>* pieces) const {
+    const int lead = kMaxDims - plan_.ndim;
+    int64_t n = 0;
+    for (int64_t i = plan_.row_start[band.row_cell]; i < plan_.row_start[band.row_cell + 1]; ++i) {
+      const int64_t r = plan_.row_region[i];
+      const int64_t* at = plan_.offsets + r * plan_.ndim - lead;
+      const int64_t j0 = lead > 0 ? 0 : local_coordinate(band.x0, at[0], plan_.canvas[0], plan_.wrap[0]);
+      const int64_t j1 = lead > 1 ? 0 : local_coordinate(band.x1, at[1], plan_.canvas[1], plan_.wrap[1]);
+      // The region's columns and, if it crosses the seam, their image one canvas to the left.
+      for (int64_t start = at[2]; start + plan_.patch[2] > 0; start -= plan_.canvas[2]) {
+        const int64_t first = std::max(start, band.x2);
+        const int64_t last = std::min(start + plan_.patch[2], band.x2 + band.width);
+        if (first < last) {
+          Piece<A>& piece = pieces[n++];
+          const int64_t j2 = first - start;
+          piece.region = r;
+          piece.at = first - band.x2;
+          piece.columns = last - first;
+          piece.patch = (j0 * plan_.patch[1] + j1) * plan_.patch[2] + j2;
+          weights_.place(piece, j0, j1, j2);
+        }
+        if (!plan_.wrap[2]) break;
+      }
+    }
+    return n;
+  }
+
+  char* out_;
+  DType out_dtype_;
+  const T* patches_;
+  int64_t batch_, channels_;
+  const PlanView& plan_;
+  const Weights<A>& weights_;
+  bool normalize_, rows_are_channels_, streamed_ = false;
+  int64_t patch_plane_, canvas_plane_, bytes_out_ = 0, bytes_in_ = 0, most_regions_ = 0;
+};
+
+template <class T>
+Status scatter(void* out, DType out_dtype, const void* patches, int64_t batch, int64_t channels, const PlanView& plan,
+               const WeightView& view, bool normalize, int threads) {
+  Weights<typename Accumulator<T>::type> weights(plan, view);
+  const Status status = weights.check(normalize);
+  if (status.code != Status::ok) return status;
+  return Scatter<T>(out, out_dtype, static_cast<const T*>(patches), batch, channels, plan, weights, normalize)
+      .run(threads);
+}
+
+}  // namespace
+
+Status scatter_average(void* out, DType out_dtype, const void* patches, DType in_dtype, int64_t batch,
+                       int64_t channels, const PlanView& plan, const WeightView& weight, bool normalize, int threads) {
+
+  const auto kernel = in_dtype == DType::f16    ? scatter<f16>
+                      : in_dtype == DType::bf16 ? scatter<bf16>
+                      : in_dtype == DType::f32  ? scatter<float>
+                                                : scatter<double>;
+  return kernel(out, out_dtype, patches, batch, channels, plan, weight, normalize, threads);
+}
+
+Status weight_total(void* out, DType out_dtype, const PlanView& plan, const WeightView& weight, int threads) {
+  const auto kernel = weight.dtype == DType::f64 ? scatter<double> : scatter<float>;
+  return kernel(out, out_dtype, nullptr, 1, 1, plan, weight, false, threads);
+}
+
+}  // namespace intarsia::cpu::INTARSIA_ISA
