@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run says: the machine it ran on and a short table."""
+"""What a run says: the machine it ran on and a short table.
+
+`python -m benchmarks.report PATH [WORD...]` prints the table of a stored run, or its rows with every word.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
 import subprocess
+import sys
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -152,3 +157,13 @@ def table(rows: Iterable[Row]) -> str:
         ).rstrip()
         for line in lines
     )
+
+
+if __name__ == "__main__":
+    stored = json.loads(Path(sys.argv[1]).read_text())
+    about, wanted = stored["about"], set(sys.argv[2:])
+    print(f"{about['device']}, torch {about['torch']}, commit {about['commit'][:12]}")
+    words = [
+        {*row["case"].split("."), row["dtype"], str(row["threads"]), row["mode"]} for row in stored["rows"]
+    ]
+    print(table(row for row, own in zip(stored["rows"], words, strict=True) if wanted <= own))

@@ -35,7 +35,7 @@ Row = dict[str, Any]
 
 
 def _worker(spec: dict[str, Any], neutral: bool) -> Iterator[Row]:
-    stock = {key: value for key, value in os.environ.items() if key not in NEUTRAL}
+    stock = {"KINETO_LOG_LEVEL": "99"} | {k: v for k, v in os.environ.items() if k not in NEUTRAL}
     command = [sys.executable, "-m", "benchmarks.worker", json.dumps(spec)]
     root = Path(__file__).resolve().parent.parent
     environment = stock | (NEUTRAL if neutral else {})
@@ -115,10 +115,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = _arguments(argv)
     began, rows = time.time(), []
     wanted = {key: getattr(chosen, key) for key in ("device", "modes", "threads", "dtypes", "only", "quick")}
-    for row in run(**wanted, rounds=chosen.rounds, budget=chosen.budget):
-        rows.append(row)
-        name = f"{row['case']} {row['dtype']} {row['mode']} {row['threads']} thread(s)"
-        print(f"[{time.time() - began:5.1f} s] {name}", file=sys.stderr, flush=True)
+    try:
+        for row in run(**wanted, rounds=chosen.rounds, budget=chosen.budget):
+            rows.append(row)
+            name = f"{row['case']} {row['dtype']} {row['mode']} {row['threads']} thread(s)"
+            print(f"[{time.time() - began:5.1f} s] {name}", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        print("benchmarks.run: stopped; the rows so far follow", file=sys.stderr)
+        chosen.only = chosen.only or "stopped"
     about = report.environment(chosen.device) | {"seconds": round(time.time() - began, 1), "asked": wanted}
     path = chosen.json
     if path is None and not (chosen.quick or chosen.only):

@@ -115,7 +115,7 @@ def race(
     rounds: int = 7,
     sample_seconds: float = 0.004,
     round_seconds: float = 0.1,
-    limit_seconds: float = 12.0,
+    limit_seconds: float = 8.0,
     cuda: bool = False,
     retire_factor: float = 6.0,
 ) -> Race:

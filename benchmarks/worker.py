@@ -76,6 +76,18 @@ def _allocations(call: Callable[[], object]) -> dict[str, float]:
     return {"calls": calls, "per_call": len(sizes) / calls, "bytes_per_call": sum(sizes) / calls}
 
 
+def _on_gpu(call: Callable[[], object]) -> Row:
+    """Return the kernel launches of one call and the most memory it holds beyond what is held already."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as found:
+        call()
+        torch.cuda.synchronize()
+    launches = sum(str(event.device_type).endswith("CUDA") for event in found.events() or [])
+    torch.cuda.reset_peak_memory_stats()
+    held = torch.cuda.memory_allocated()
+    call()
+    return {"launches": launches, "peak_bytes": torch.cuda.max_memory_allocated() - held}
+
+
 def _page_faults(call: Callable[[], object], calls: int = 3) -> float:
     """Return the page faults per call: about none in neutral mode, many where large results are fresh."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -166,7 +178,7 @@ def measure(
         row["calls"][name] = counter.calls
     if mode == "out" and not cuda:
         row["allocations"] = _allocations(runners[OURS])
-    row["page_faults"] = _page_faults(runners[OURS])
+    row |= _on_gpu(runners[OURS]) if cuda else {"page_faults": _page_faults(runners[OURS])}
     read_bytes, write_bytes = case.traffic(dtype)
     row |= {"read_bytes": read_bytes, "write_bytes": write_bytes}
     runners |= floor.floors(read_bytes, write_bytes, problem.device)
