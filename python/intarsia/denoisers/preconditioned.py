@@ -51,7 +51,8 @@ class Preconditioned:
             ValueError: `x` is no canvas, `sigma` is not [B], or the network returned another shape.
         """
         c_in, c_skip, c_out, time = self.precond(sigma)
-        return per_sample(c_skip, x) * x + per_sample(c_out, x) * self._network(x, sigma, c_in, time, cond)
+        raw = self._network(x, sigma, c_in, time, cond)
+        return per_sample(c_skip, x) * x + per_sample(c_out, x) * raw
 
     def raw(self, x: Tensor, sigma: Tensor, cond: Cond = None) -> Tensor:
         """Return the network's own output F [B, C, *S], in the dtype of `x`.
