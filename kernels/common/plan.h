@@ -74,7 +74,7 @@ constexpr int64_t entries = int64_t{1} << 27;
 // A band of sums and a band of totals sit in the first-level cache together.
 constexpr int64_t band_width = 1024, band_elements = 4096;
 // Runs covered once are copied; shorter ones are cheaper summed with their neighbours.
-constexpr int64_t copied_run = 256, copied_width = 16384;
+constexpr int64_t copied_run = 256;
 }  // namespace plan_limits
 
 inline Plan::Plan(const int64_t* given, int64_t regions, std::vector<int64_t> canvas, std::vector<int64_t> patch,
@@ -218,10 +218,10 @@ inline void Plan::add_bands(int64_t row_cell, int64_t first, int64_t last, int64
   using namespace plan_limits;
   if (first == last) return;
   const int64_t k0 = row_cell / view_.cells[1], k1 = row_cell % view_.cells[1];
-  const int64_t most = single ? copied_width : band_width;
+  const int64_t most = single ? band_elements : band_width;
   const int64_t pieces = (last - first + most - 1) / most;
   const int64_t width = ((last - first + pieces - 1) / pieces + 15) / 16 * 16;
-  const int64_t height = std::max<int64_t>(1, (single ? copied_width : band_elements) / width);
+  const int64_t height = std::max<int64_t>(1, band_elements / width);
   for (int64_t x0 = edges[0][k0]; x0 < edges[0][k0 + 1]; ++x0) {
     for (int64_t x1 = edges[1][k1]; x1 < edges[1][k1 + 1]; x1 += height) {
       const int64_t rows = std::min(height, edges[1][k1 + 1] - x1);

@@ -12,8 +12,8 @@
 namespace intarsia::cpu::INTARSIA_ISA {
 namespace {
 
-// Bands hold at most 4096 elements in rows padded to the next 16 and one vector more.
-constexpr int64_t kBandElements = 4096, kScratch = 2 * kBandElements + 256;
+// A plan's bands hold at most 4096 elements; their rows are padded to a multiple of 16 and 16 more, for whole vectors.
+constexpr int64_t kBandElements = 4096, kScratch = 2 * kBandElements + 64;
 
 struct Free {
   void operator()(void* p) const { free(p); }

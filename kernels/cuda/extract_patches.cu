@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Cut every region out of the canvas, scale it and cast it. A thread moves one run of neighbours on the last
 // axis, in a few channels: what it works out about the place serves all of them.
+#include <type_traits>
+
 #include "common/formulas.h"
 #include "element.cuh"
 #include "geometry.cuh"

@@ -2,6 +2,8 @@
 // Merge the regions into the canvas. A thread owns one run of neighbours on the last axis of the canvas and
 // gathers, in the plan's order, every region that covers it: no atomics, one writer per element, equal bit
 // for bit on every run.
+#include <type_traits>
+
 #include "common/formulas.h"
 #include "element.cuh"
 #include "geometry.cuh"

@@ -53,6 +53,6 @@ def check_grid(function: str, programs: int) -> tuple[int]:
     """
     if programs > MAX_PROGRAMS:
         raise ValueError(
-            f"{function}: out must fit {MAX_PROGRAMS} programs, got {programs}. Split the batch or take another backend."
+            f"{function}: out must fit {MAX_PROGRAMS} programs, got {programs}. Split the batch."
         )
     return (programs,)
