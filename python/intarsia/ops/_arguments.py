@@ -18,6 +18,8 @@ INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 def as_offsets(function: str, offsets: Tensor | Sequence[Any]) -> Tensor:
     """Offsets as a contiguous int64 tensor [R, n] on the CPU."""
+    if isinstance(offsets, Tensor) and offsets.dtype is torch.int64 and offsets.is_cpu:
+        return offsets.contiguous()
     wanted = "be an integer tensor [R, n]"
     if not isinstance(offsets, Tensor):
         try:
@@ -37,10 +39,10 @@ def as_ints(function: str, argument: str, values: Any) -> list[int]:
         fail(
             function, argument, "be a sequence with one integer per axis", repr(values), "Pass (64, 64), say."
         )
-    for value in values:
-        if isinstance(value, float):
-            fail(function, argument, "hold integers", tuple(values), "Round to whole elements.")
-    return list(values)
+    integers = list(values)
+    if float in map(type, integers):
+        fail(function, argument, "hold integers", tuple(values), "Round to whole elements.")
+    return integers
 
 
 def as_wrap(function: str, wrap: Any, ndim: int) -> list[bool]:
@@ -58,13 +60,15 @@ def as_wrap(function: str, wrap: Any, ndim: int) -> list[bool]:
     return [bool(value) for value in wrap]
 
 
-def as_weight(function: str, weight: Tensor | Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+def as_weight(function: str, weight: Any, dtype: torch.dtype) -> list[Tensor]:
     """A weight as a list: one full window, or one factor per axis, in the dtype the sums are made in."""
     windows = [weight] if isinstance(weight, Tensor) else weight
-    if not isinstance(windows, (tuple, list)) or not all(isinstance(window, Tensor) for window in windows):
-        wanted = "be a tensor [R|1, *s] or a tuple with one rank-1 tensor per axis"
-        fail(function, "weight", wanted, type(weight).__name__, "Pass gaussian_weights(patch), say.")
+    if not isinstance(windows, (tuple, list)):
+        windows = [weight]
     for window in windows:
+        if not isinstance(window, Tensor):
+            wanted = "be a tensor [R|1, *s] or a tuple with one rank-1 tensor per axis"
+            fail(function, "weight", wanted, type(weight).__name__, "Pass gaussian_weights(patch), say.")
         if window.dtype not in FLOATS:
             fail(function, "weight", "be real floating-point", window.dtype, "Convert it with .float().")
         if window.requires_grad:

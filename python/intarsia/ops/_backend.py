@@ -82,7 +82,7 @@ def backends() -> dict[str, str]:
         >>> ops.backends()["reference"]
         'available'
     """
-    return {name: "available" if isinstance(state := _load(name), ModuleType) else state for name in _MODULES}
+    return {name: "available" if isinstance(state := load(name), ModuleType) else state for name in _MODULES}
 
 
 def reason(device: torch.device | str) -> str:
@@ -100,7 +100,7 @@ def reason(device: torch.device | str) -> str:
         return f"{kind}: {forced}, because INTARSIA_BACKEND or use_backend asks for it"
     passed: list[tuple[str, str]] = []
     for name in _PREFERENCES.get(kind, ("reference",)):
-        state = _load(name)
+        state = load(name)
         if isinstance(state, ModuleType):
             return f"{kind}: {name}" + "".join(f"; {other} is not available ({why})" for other, why in passed)
         passed.append((name, state))
@@ -133,7 +133,7 @@ def _choose(device: torch.device) -> ModuleType:
         return _forced_module(name, device)
     required = os.environ.get("INTARSIA_REQUIRE", "").replace(" ", "").split(",")
     for name in _PREFERENCES.get(device.type, ("reference",)):
-        state = _load(name)
+        state = load(name)
         if isinstance(state, ModuleType):
             if name == "reference" and device.type in _PREFERENCES:
                 _warn_of_reference(_PREFERENCES[device.type][0])
@@ -171,13 +171,14 @@ def _require(name: str) -> ModuleType:
         raise ValueError(
             f"use_backend: name must be one of {', '.join(_MODULES)}, got {name!r}. Check INTARSIA_BACKEND."
         )
-    state = _load(name)
+    state = load(name)
     if not isinstance(state, ModuleType):
         raise ValueError(f"use_backend: name must be an available backend, got {name!r}. It is not: {state}.")
     return state
 
 
-def _load(name: str) -> ModuleType | str:
+def load(name: str) -> ModuleType | str:
+    """The module of a backend, or the reason why there is none."""
     state = _loaded.get(name)
     if state is None:
         try:

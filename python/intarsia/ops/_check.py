@@ -63,7 +63,7 @@ def check_geometry(function: str, offsets: Tensor, canvas: Ints, patch: Ints, wr
             tuple(patch),
             "Match the canvas.",
         )
-    if offsets.shape[1:] != (ndim,) and not (offsets.dim() <= 2 and offsets.numel() == 0):
+    if offsets.shape[1:] != (ndim,) and offsets.shape[:1] != (0,):
         remedy = f"Give one row per region with one integer for each of the {ndim} axes."
         fail(function, "offsets", f"have shape [R, {ndim}]", f"shape {list(offsets.shape)}", remedy)
     if len(wrap) != ndim:

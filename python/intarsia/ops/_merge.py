@@ -28,13 +28,11 @@ def merge(
     _check_values(function, weight, coefficient, normalize)
     if normalize:
         plan.require_coverage(function)
-    if out.numel() == 0:
-        return
     if plan.num_regions == 0:
         out.zero_()
-        return
-    dense, windows, signs = patches.contiguous(), _dense(weight), _dense_or_none(coefficient)
-    select(out.device).scatter_average(out, dense, plan.on(out.device), windows, normalize, signs)
+    elif out.numel():
+        dense, windows, signs = patches.contiguous(), _dense(weight), _dense_or_none(coefficient)
+        select(out.device).scatter_average(out, dense, plan, windows, normalize, signs)
 
 
 def total(
@@ -44,9 +42,8 @@ def total(
     _check_values(function, weight, coefficient, normalize=False)
     if plan.num_regions == 0:
         out.zero_()
-        return
-    windows, signs = _dense(weight), _dense_or_none(coefficient)
-    select(out.device).weight_total(out, plan.on(out.device), windows, signs)
+    else:
+        select(out.device).weight_total(out, plan, _dense(weight), _dense_or_none(coefficient))
 
 
 def _dense(weight: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -63,7 +60,8 @@ def _check_values(
     # Looking at values on an accelerator would wait for it.
     if weight[0].device.type != "cpu":
         return
-    for window in weight:
+    # Where the sum divides, the backend sees a weight that is not finite in the total.
+    for window in () if normalize else weight:
         if not _finite(window):
             remedy = "Compute the window in float32 and check its width."
             fail(function, "weight", "be finite", "NaN or infinity", remedy)

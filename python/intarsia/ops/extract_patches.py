@@ -23,7 +23,7 @@ from intarsia.ops._check import (
     fail,
 )
 from intarsia.ops._library import bump, choose, register
-from intarsia.ops._plan import get_plan
+from intarsia.ops._plan import Plan, Prepared, get_plan, prepare
 
 __all__ = ["extract_patches"]
 
@@ -76,6 +76,7 @@ def extract_patches(
     extents = as_ints(_NAME, "size", size)
     cyclic = as_wrap(_NAME, wrap, ndim)
     factor = as_vector(_NAME, "scale", scale, compute_dtype(canvas.dtype))
+    _refuse_gradient(factor)
     if out is None:
         call = choose(_NAME, _extract, canvas, places, factor)
         return call(canvas, places, extents, cyclic, factor, dtype)
@@ -91,53 +92,63 @@ def _shape(
     check_floats(_NAME, "canvas", canvas, "[B, C, *S]", 2)
     check_geometry(_NAME, offsets, canvas.shape[2:], size, wrap)
     check_vector(_NAME, "scale", scale, canvas.shape[0], canvas)
-    if scale is not None and scale.requires_grad:
-        remedy = "Detach it; multiply the canvas to train a scale."
-        fail(_NAME, "scale", "not require grad", "one that does", remedy)
     return (canvas.shape[0], offsets.shape[0], canvas.shape[1], *size)
 
 
-def _write(
-    out: Tensor,
-    canvas: Tensor,
-    offsets: Tensor,
-    size: Sequence[int],
-    wrap: Sequence[bool],
-    scale: Tensor | None,
-) -> None:
-    plan = get_plan(_NAME, offsets, canvas.shape[2:], size, wrap)
+def _refuse_gradient(scale: Tensor | None) -> None:
+    if scale is not None and scale.requires_grad:
+        remedy = "Detach it; multiply the canvas to train a scale."
+        fail(_NAME, "scale", "not require grad", "one that does", remedy)
+
+
+def _prepare(
+    canvas: Tensor, offsets: Tensor, size: Sequence[int], wrap: Sequence[bool], scale: Tensor | None
+) -> Prepared:
+    def check() -> Prepared:
+        shape = _shape(canvas, offsets, size, wrap, scale)
+        return shape, get_plan(_NAME, offsets, canvas.shape[2:], size, wrap)
+
+    factor = None if scale is None else (scale.shape, scale.dtype, scale.device)
+    signature = (_NAME, canvas.shape, canvas.dtype, canvas.layout, tuple(size), tuple(wrap), factor)
+    return prepare(offsets, signature, check, canvas.device)
+
+
+def _write(out: Tensor, canvas: Tensor, plan: Plan, scale: Tensor | None) -> None:
     if out.numel():
-        dense = canvas.contiguous()
         factor = None if scale is None else scale.contiguous()
-        _backend.select(out.device).extract_patches(out, dense, plan.on(out.device), factor)
-
-
-def _fake(*inputs: Any) -> Tensor:
-    *geometry, dtype = inputs
-    return empty(_NAME, _shape(*geometry), dtype, inputs[0])
+        _backend.select(out.device).extract_patches(out, canvas.contiguous(), plan, factor)
 
 
 def _extract(*inputs: Any) -> Tensor:
-    out = _fake(*inputs)
-    _write(out, *inputs[:-1])
+    canvas, offsets, size, wrap, scale, dtype = inputs
+    shape, plan = _prepare(canvas, offsets, size, wrap, scale)
+    out = empty(_NAME, shape, dtype, canvas)
+    _write(out, canvas, plan, scale)
     return out
 
 
-def _fake_out(*inputs: Any) -> None:
-    *geometry, out = inputs
-    check_out(_NAME, out, _shape(*geometry), inputs[:1], inputs[0])
+def _fake(*inputs: Any) -> Tensor:
+    canvas, offsets, size, wrap, scale, dtype = inputs
+    return empty(_NAME, _shape(canvas, offsets, size, wrap, scale), dtype, canvas)
 
 
 def _extract_out(*inputs: Any) -> None:
-    _fake_out(*inputs)
-    *geometry, out = inputs
-    check_apart(_NAME, out, (inputs[0], inputs[4]))
-    _write(out, *geometry)
+    canvas, offsets, size, wrap, scale, out = inputs
+    shape, plan = _prepare(canvas, offsets, size, wrap, scale)
+    check_out(_NAME, out, shape, (canvas,), canvas)
+    check_apart(_NAME, out, (canvas, scale))
+    _write(out, canvas, plan, scale)
     bump(out)
+
+
+def _fake_out(*inputs: Any) -> None:
+    canvas, offsets, size, wrap, scale, out = inputs
+    check_out(_NAME, out, _shape(canvas, offsets, size, wrap, scale), (canvas,), canvas)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     canvas, offsets, size, wrap, scale, _ = inputs
+    _refuse_gradient(scale)
     ctx.save_for_backward(offsets, scale)
     ctx.geometry = (list(canvas.shape[2:]), list(size), list(wrap), canvas.dtype)
     ctx.backend = _backend.forced_here()

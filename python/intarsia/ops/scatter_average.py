@@ -25,7 +25,7 @@ from intarsia.ops._check import (
 from intarsia.ops._library import bump, choose, register
 from intarsia.ops._merge import merge
 from intarsia.ops._merge_gradient import average_backward, average_setup, average_vmap
-from intarsia.ops._plan import get_plan
+from intarsia.ops._plan import Prepared, get_plan, prepare
 
 __all__ = ["scatter_average"]
 
@@ -109,7 +109,6 @@ def _shape(
     weight: Sequence[Tensor],
     size: Sequence[int],
     wrap: Sequence[bool],
-    normalize: bool,
     coefficient: Tensor | None,
 ) -> tuple[int, ...]:
     ndim = check_floats(_NAME, "patches", patches, "[B, R, C, *s]", 3)
@@ -126,42 +125,50 @@ def _shape(
     return (batch, channels, *size)
 
 
-def _write(
-    out: Tensor,
+def _prepare(
     patches: Tensor,
     offsets: Tensor,
     weight: Sequence[Tensor],
     size: Sequence[int],
     wrap: Sequence[bool],
-    normalize: bool,
     coefficient: Tensor | None,
-) -> None:
-    plan = get_plan(_NAME, offsets, size, patches.shape[3:], wrap)
-    merge(_NAME, out, patches, plan, weight, normalize, coefficient)
+) -> Prepared:
+    def check() -> Prepared:
+        shape = _shape(patches, offsets, weight, size, wrap, coefficient)
+        return shape, get_plan(_NAME, offsets, size, patches.shape[3:], wrap, merging=True)
 
-
-def _fake(*inputs: Any) -> Tensor:
-    *geometry, dtype = inputs
-    return empty(_NAME, _shape(*geometry), dtype, inputs[0])
+    signs = None if coefficient is None else (coefficient.shape, coefficient.dtype, coefficient.device)
+    windows = tuple([(window.shape, window.dtype, window.device) for window in weight])
+    like = (_NAME, patches.shape, patches.dtype, patches.layout)
+    return prepare(offsets, (like, tuple(size), tuple(wrap), windows, signs), check, patches.device)
 
 
 def _scatter(*inputs: Any) -> Tensor:
-    out = _fake(*inputs)
-    _write(out, *inputs[:-1])
+    patches, offsets, weight, size, wrap, normalize, coefficient, dtype = inputs
+    shape, plan = _prepare(patches, offsets, weight, size, wrap, coefficient)
+    out = empty(_NAME, shape, dtype, patches)
+    merge(_NAME, out, patches, plan, weight, normalize, coefficient)
     return out
 
 
-def _fake_out(*inputs: Any) -> None:
-    *geometry, out = inputs
-    check_out(_NAME, out, _shape(*geometry), (inputs[0], inputs[6]), inputs[0])
+def _fake(*inputs: Any) -> Tensor:
+    patches, offsets, weight, size, wrap, _, coefficient, dtype = inputs
+    return empty(_NAME, _shape(patches, offsets, weight, size, wrap, coefficient), dtype, patches)
 
 
 def _scatter_out(*inputs: Any) -> None:
-    _fake_out(*inputs)
-    *geometry, out = inputs
-    check_apart(_NAME, out, (inputs[0], inputs[6], *inputs[2]))
-    _write(out, *geometry)
+    patches, offsets, weight, size, wrap, normalize, coefficient, out = inputs
+    shape, plan = _prepare(patches, offsets, weight, size, wrap, coefficient)
+    check_out(_NAME, out, shape, (patches, coefficient), patches)
+    check_apart(_NAME, out, (patches, coefficient, *weight))
+    merge(_NAME, out, patches, plan, weight, normalize, coefficient)
     bump(out)
+
+
+def _fake_out(*inputs: Any) -> None:
+    patches, offsets, weight, size, wrap, _, coefficient, out = inputs
+    shape = _shape(patches, offsets, weight, size, wrap, coefficient)
+    check_out(_NAME, out, shape, (patches, coefficient), patches)
 
 
 _ARGUMENTS = (

@@ -96,8 +96,8 @@ def _total(
     coefficient: Tensor | None,
 ) -> Tensor:
     out = _fake(offsets, weight, size, wrap, coefficient)
-    plan = get_plan(_NAME, offsets, size, _patch(weight, len(size)), wrap)
-    total(_NAME, out, plan, weight, coefficient)
+    plan = get_plan(_NAME, offsets, size, _patch(weight, len(size)), wrap, merging=True)
+    total(_NAME, out, plan.on(out.device), weight, coefficient)
     return out
 
 

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compiled CPU backend: threads follow torch.set_num_threads, a forked child runs serially."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from intarsia import _C
+from intarsia.ops._plan import Plan
+
+__all__ = ["DEVICES", "extract_patches", "gaussian_weights", "scatter_average", "weight_total"]
+
+DEVICES = ("cpu",)
+
+# Looked up now, so that a module of another version is found out when it is loaded.
+_extract, _scatter = _C.cpu.extract_patches, _C.cpu.scatter_average
+_total, _gaussian = _C.cpu.weight_total, _C.cpu.gaussian_weights
+build_plan = _C.cpu.build_plan
+
+
+def extract_patches(out: Tensor, canvas: Tensor, plan: Plan, scale: Tensor | None) -> None:
+    """Out [B, R, C, *s] from canvas [B, C, *S] and scale [B]."""
+    _extract(out, canvas, plan.handle, scale, torch.get_num_threads())
+
+
+def scatter_average(
+    out: Tensor,
+    patches: Tensor,
+    plan: Plan,
+    weight: tuple[Tensor, ...],
+    normalize: bool,
+    coefficient: Tensor | None,
+) -> None:
+    """Out [B, C, *S] from patches [B, R, C, *s], weight (window [R|1, *s] or factors [s_i]), coefficient [R]."""
+    _scatter(out, patches, plan.handle, weight, normalize, coefficient, torch.get_num_threads())
+
+
+def weight_total(out: Tensor, plan: Plan, weight: tuple[Tensor, ...], coefficient: Tensor | None) -> None:
+    """Out [*S] from weight (window [R|1, *s] or factors [s_i]) and coefficient [R]."""
+    _total(out, plan.handle, weight, coefficient, torch.get_num_threads())
+
+
+def gaussian_weights(out: Tensor, sigma_fraction: float) -> None:
+    """Out [s], one axis."""
+    _gaussian(out, sigma_fraction, 1)

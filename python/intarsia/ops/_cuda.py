@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compiled CUDA backend: on the current stream of the tensors' device, without waiting for it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from intarsia import _C
+from intarsia.ops._plan import Plan
+
+__all__ = ["DEVICES", "extract_patches", "gaussian_weights", "scatter_average", "weight_total"]
+
+DEVICES = ("cuda",)
+
+if not hasattr(_C, "cuda"):
+    raise ImportError("this build has no CUDA kernels, as no CUDA compiler was found")
+if torch.version.hip is not None:
+    raise ImportError("this PyTorch drives AMD devices")
+if not torch.cuda.is_available():
+    raise ImportError("PyTorch sees no CUDA device")
+
+_extract, _scatter = _C.cuda.extract_patches, _C.cuda.scatter_average
+_total, _gaussian = _C.cuda.weight_total, _C.cuda.gaussian_weights
+
+
+def _guard(out: Tensor) -> AbstractContextManager[Any]:
+    here = torch.cuda.current_device() == out.device.index
+    return nullcontext() if here else torch.cuda.device(out.device)
+
+
+def _stream(out: Tensor) -> int:
+    return torch.cuda.current_stream(out.device).cuda_stream
+
+
+def extract_patches(out: Tensor, canvas: Tensor, plan: Plan, scale: Tensor | None) -> None:
+    """Out [B, R, C, *s] from canvas [B, C, *S] and scale [B]."""
+    with _guard(out):
+        _extract(out, canvas, plan.handle, scale, _stream(out))
+
+
+def scatter_average(
+    out: Tensor,
+    patches: Tensor,
+    plan: Plan,
+    weight: tuple[Tensor, ...],
+    normalize: bool,
+    coefficient: Tensor | None,
+) -> None:
+    """Out [B, C, *S] from patches [B, R, C, *s], weight (window [R|1, *s] or factors [s_i]), coefficient [R]."""
+    with _guard(out):
+        _scatter(out, patches, plan.handle, weight, normalize, coefficient, _stream(out))
+
+
+def weight_total(out: Tensor, plan: Plan, weight: tuple[Tensor, ...], coefficient: Tensor | None) -> None:
+    """Out [*S] from weight (window [R|1, *s] or factors [s_i]) and coefficient [R]."""
+    with _guard(out):
+        _total(out, plan.handle, weight, coefficient, _stream(out))
+
+
+def gaussian_weights(out: Tensor, sigma_fraction: float) -> None:
+    """Out [s], one axis."""
+    with _guard(out):
+        _gaussian(out, sigma_fraction, _stream(out))
