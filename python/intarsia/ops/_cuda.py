@@ -50,7 +50,7 @@ def scatter_average(
     normalize: bool,
     coefficient: Tensor | None,
 ) -> None:
-    """Out [B, C, *S] from patches [B, R, C, *s], weight (window [R|1, *s] or factors [s_i]), coefficient [R]."""
+    """Out [B, C, *S] from patches [B, R, C, *s], weight [R|1, *s] or factors [s_i], coefficient [R]."""
     with _guard(out):
         _scatter(out, patches, plan.handle, weight, normalize, coefficient, _stream(out))
 

@@ -2,8 +2,8 @@
 """Plans: what is known about a set of regions before any value is read.
 
 A plan belongs to the content of (offsets, canvas size, patch size, wrap) and is built once. Where no region
-edge lies between two neighbouring elements of an axis they share a *cell*; all elements of a cell (a product of
-one cell per axis) are covered by the same regions, listed in canonical order: by offset, ties by index.
+edge lies between two neighbouring elements of an axis they share a *cell*; all elements of a cell (a product
+of one cell per axis) are covered by the same regions, listed in canonical order: by offset, ties by index.
 
 Building needs no accelerator; `Plan.on(device)` copies the tables once per device. That first copy must not
 happen while a CUDA graph is captured: call the operator once before capturing.
