@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ class Problem:
     factors: tuple[Tensor, ...]
     canvas: Tensor
     patches: Tensor
+    checked: dict[tuple[str, bool], float | None] = field(default_factory=dict)
 
     @property
     def out_dtype(self) -> torch.dtype:

@@ -98,7 +98,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     chosen.threads = [int(n) for n in (chosen.threads or ("1" if quick else cores)).split(",")]
     chosen.modes = [m for m in (chosen.modes or ",".join(known[:1] if quick else known)).split(",") if m]
     chosen.dtypes = (chosen.dtypes or ("float32" if quick else "float32,bfloat16")).split(",")
-    chosen.budget = chosen.budget or (50.0 if quick else 420.0)
+    chosen.budget = chosen.budget or (45.0 if quick else 420.0)
     if unknown := set(chosen.modes) - set(known):
         parser.error(f"--modes must be among {', '.join(known)} on {chosen.device}, got {', '.join(unknown)}")
     if unknown := set(chosen.dtypes) - {"float32", "bfloat16"}:

@@ -111,26 +111,25 @@ def captured(call: Callable[[], object], calls: int = 20) -> Callable[[], object
 def race(
     candidates: Mapping[str, Callable[[], object]],
     *,
-    keep: tuple[str, ...] = (),
+    optional: tuple[str, ...] = (),
     rounds: int = 7,
     sample_seconds: float = 0.004,
     round_seconds: float = 0.1,
     limit_seconds: float = 8.0,
     cuda: bool = False,
-    retire_factor: float = 6.0,
+    retire_factor: float = 3.0,
 ) -> Race:
     """Time the candidates round-robin.
 
     Args:
         candidates: Name to call.
-        keep: Names that are never retired; the others leave after two rounds when `retire_factor` times
-            slower than the fastest of `keep`.
+        optional: Names that leave after two rounds if `retire_factor` times slower than the fastest of them.
         rounds: Quiet rounds wanted; up to three times as many are run to get them.
         sample_seconds: Least duration of one sample.
         round_seconds: Least duration of one round: the quiet filter counts in ticks of 10 ms.
         limit_seconds: No new round is begun after this.
         cuda: Time with CUDA events instead of the host's clock.
-        retire_factor: See `keep`.
+        retire_factor: See `optional`.
 
     Returns:
         The samples.
@@ -156,9 +155,9 @@ def race(
             for name in order:
                 result.samples[name].append(timer(candidates[name], loops[name]))
             result.quiet.append(meter.quiet())
-            if number == 1 and keep:
-                bar = retire_factor * min(min(result.samples[name]) for name in keep)
-                result.retired = [n for n in names if n not in keep and min(result.samples[n]) > bar]
+            if number == 1 and optional:
+                bar = retire_factor * min(min(result.samples[name]) for name in optional)
+                result.retired = [n for n in optional if min(result.samples[n]) > bar]
                 names = [n for n in names if n not in result.retired]
     finally:
         if collecting:

@@ -167,15 +167,19 @@ def measure(
     for peer in peers.candidates(problem, slow=slow):
         try:
             runners[peer.name] = peer.build(problem, out)
-            row["errors"][peer.name] = check(peer.name, runners[peer.name], problem, out)
+            known = (peer.name, out is None)
+            if known not in problem.checked:
+                problem.checked[known] = check(peer.name, runners[peer.name], problem, out)
+            row["errors"][peer.name] = problem.checked[known]
             field[peer.name] = peer
         except (ImportError, RuntimeError, WrongResult) as reason:
             runners.pop(peer.name, None)
             row["left_out"][peer.name] = str(reason).splitlines()[0]
     for name, call in runners.items():
-        with _Counter() as counter:
-            call()
-        row["calls"][name] = counter.calls
+        if name != "torch.compile":
+            with _Counter() as counter:
+                call()
+            row["calls"][name] = counter.calls
     if mode == "out" and not cuda:
         row["allocations"] = _allocations(runners[OURS])
     row |= _on_gpu(runners[OURS]) if cuda else {"page_faults": _page_faults(runners[OURS])}
@@ -186,8 +190,8 @@ def measure(
     if mode == "captured":
         runners = _capture(runners, row["left_out"], per_sample)
         field = {name: peer for name, peer in field.items() if name in runners}
-    keep = tuple(n for n in runners if n not in field or field[n].idiom)
-    times = race(runners, keep=keep, rounds=rounds, round_seconds=round_seconds, cuda=cuda)
+    optional = tuple(name for name, peer in field.items() if not peer.idiom)
+    times = race(runners, optional=optional, rounds=rounds, round_seconds=round_seconds, cuda=cuda)
     _summarise(row, times, field, per_sample)
     target = _target(case, problem.device.type, dtype, threads, mode)
     if target is not None:
