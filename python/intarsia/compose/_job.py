@@ -126,6 +126,7 @@ class Job:
                     outputs.append(out)
             rows = patches if not outputs else outputs[0] if len(outputs) == 1 else torch.cat(outputs)
             high = torch.float64 if x.dtype == torch.float64 else torch.float32
+            rows = rows.to(high) if high == torch.float64 else rows
             weight, coefficient = self.weights(high, x.device)
             return self.part.merge(
                 rows.reshape(shape), weight=weight, normalize=normalize, coefficient=coefficient, dtype=high
