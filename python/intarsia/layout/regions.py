@@ -262,6 +262,8 @@ def evaluate_weight(
         >>> evaluate_weight(torch.ones(2), Layout((4,), (2,), [[0]]), dtype=torch.float32)[0].shape
         torch.Size([1, 2])
     """
+    if isinstance(weight, (tuple, list)) and len(weight) == 1 and weight[0].ndim == len(layout.patch) + 1:
+        weight = weight[0]
     if callable(weight) and not isinstance(weight, Tensor):
         factors = tuple(weight(layout.patch, dtype=dtype, device=device))
         legal = tuple(f.shape for f in factors) == tuple((s,) for s in layout.patch)
