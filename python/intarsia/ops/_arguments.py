@@ -11,8 +11,6 @@ from torch import Tensor
 
 from intarsia.ops._check import FLOATS, fail
 
-__all__ = ["as_ints", "as_offsets", "as_vector", "as_weight", "as_wrap"]
-
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 

@@ -18,7 +18,7 @@ from types import ModuleType
 
 import torch
 
-__all__ = ["backends", "reason", "select", "use_backend"]
+__all__ = ["backends", "reason", "use_backend"]
 
 _MODULES = {
     "reference": "intarsia.ops.reference",
@@ -52,6 +52,9 @@ def use_backend(name: str) -> Iterator[None]:
 
     Args:
         name: "reference", "cpu", "cuda" or "triton".
+
+    Returns:
+        A context manager.
 
     Raises:
         ValueError: If there is no such backend or it is not available; the message says why.

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Coverage", "build_coverage", "canonical"]
-
 MAX_COVERING = 2**27
 MAX_CELLS = 2**26
 HOST = torch.device("cpu")

@@ -9,8 +9,6 @@ from torch import Tensor
 from intarsia import _C
 from intarsia.ops._plan import Plan
 
-__all__ = ["DEVICES", "extract_patches", "gaussian_weights", "scatter_average", "weight_total"]
-
 DEVICES = ("cpu",)
 
 # Looked up now, so that a module of another version is found out when it is loaded.

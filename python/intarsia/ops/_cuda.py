@@ -12,8 +12,6 @@ from torch import Tensor
 from intarsia import _C
 from intarsia.ops._plan import Plan
 
-__all__ = ["DEVICES", "extract_patches", "gaussian_weights", "scatter_average", "weight_total"]
-
 DEVICES = ("cuda",)
 
 if not hasattr(_C, "cuda"):

@@ -17,8 +17,6 @@ from torch.autograd import forward_ad
 
 from intarsia.ops._check import fail
 
-__all__ = ["bump", "choose", "register"]
-
 LIBRARY = torch.library.Library("intarsia", "DEF")
 
 

@@ -12,8 +12,6 @@ from intarsia.ops._backend import select
 from intarsia.ops._check import fail
 from intarsia.ops._plan import Plan
 
-__all__ = ["merge", "total"]
-
 
 def merge(
     function: str,

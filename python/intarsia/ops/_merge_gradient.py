@@ -16,8 +16,6 @@ from torch import Tensor
 from intarsia.ops import _backend
 from intarsia.ops._check import compute_dtype, fail
 
-__all__ = ["average_backward", "average_setup", "average_vmap", "total_backward", "total_setup"]
-
 
 def average_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     """Keep what the derivative of scatter_average needs; the patches only for a coefficient's sake."""

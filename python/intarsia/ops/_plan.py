@@ -25,8 +25,6 @@ from torch import Tensor
 from intarsia.ops._check import CoverageError
 from intarsia.ops._coverage import HOST, Coverage, Sizes, build_coverage, canonical
 
-__all__ = ["Plan", "get_plan", "prepare"]
-
 Prepared = tuple[tuple[int, ...], "Plan"]
 _ready: dict[tuple[Any, ...], Prepared] = {}
 
