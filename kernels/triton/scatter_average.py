@@ -117,7 +117,7 @@ def _scatter_average(
 
     if HAS_PATCHES:
         if NORMALIZE:
-            usable = (total > 0) & (total - total == 0)
+            usable = (total > 0) & (total < float("inf"))
             total = tl.where(usable, total, float("nan"))
             if ACCUMULATOR == tl.float64:
                 reciprocal = 1.0 / total
