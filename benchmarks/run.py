@@ -29,6 +29,7 @@ NEUTRAL = {
     "MALLOC_TRIM_THRESHOLD_": FOUR_GIB,
     "MALLOC_TOP_PAD_": str(64 << 20),
 }
+KEPT = 1 << 30
 MODES = {"cpu": ("neutral", "default-fresh", "out"), "cuda": ("captured", "eager")}
 RESULTS = Path(__file__).resolve().parent / "results"
 Row = dict[str, Any]
@@ -75,7 +76,7 @@ def run(
     for neutral in (True, False):
         chosen = [mode for mode in modes if (mode not in ("default-fresh", "out")) == neutral]
         if chosen:
-            yield from _worker(spec | {"modes": chosen}, neutral)
+            yield from _worker(spec | {"modes": chosen, "kept_bytes": KEPT if neutral else 0}, neutral)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
