@@ -62,6 +62,14 @@ struct FromSum<bf16> {
   }
 };
 
+// Products that the compiler may not fuse into a sum: the CPU kernels round twice, and so do these.
+__device__ inline float product(float a, float b) {
+  return __fmul_rn(a, b);
+}
+__device__ inline double product(double a, double b) {
+  return __dmul_rn(a, b);
+}
+
 template <int kBytes>
 struct Word;
 template <>

@@ -88,11 +88,11 @@ __device__ inline void gather(sum_t<T> (&sum)[kChannels][kLength], sum_t<T> (&to
 #pragma unroll
       for (int i = 0; i < kLength; ++i) {
         if (i < low || i >= high) continue;
-        const A share = row[u].head * along[i];
+        const A share = product(row[u].head, along[i]);
         total[i] += share;
 #pragma unroll
         for (int c = 0; c < kChannels; ++c) {
-          if (c < group) sum[c][i] += share * to_sum(value[u][c][i]);
+          if (c < group) sum[c][i] += product(share, to_sum(value[u][c][i]));
         }
       }
     }
@@ -189,7 +189,7 @@ __global__ void __launch_bounds__(kThreads)
       int64_t j[kMaxDims];
       locate(j, x, plan, region);
       const WeightRow<A> row = weight_row<A>(weight, plan, region, j);
-      total += row.head * __ldg(row.at);
+      total += product(row.head, __ldg(row.at));
     }
     out[item] = total;
   }

@@ -79,7 +79,7 @@ def weights(kind: str, plan: Plan, dtype: torch.dtype) -> tuple[Tensor, ...]:
 
 
 def framed(shape: Sequence[int], dtype: torch.dtype, shift: int = 0) -> tuple[Tensor, Callable[[], bool]]:
-    """NaN-filled memory `shift` elements past an aligned address, and whether all around it was left alone."""
+    """NaN-filled memory `shift` elements past an aligned address, and whether all around was left alone."""
     count = torch.Size(shape).numel()
     margin = 64 + shift
     whole = torch.full((count + 2 * margin,), float("nan"), dtype=dtype)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sources of the CUDA kernels, compiled by the host compiler and run one thread after the other.
 
-This shows indexing, coverage, seams, alignment, bounds, arithmetic and its order. Only a GPU can show that the device
-compiler agrees, and how fast it is.
+This shows indexing, coverage, seams, alignment, bounds, arithmetic and its order. Only a GPU can show that
+the device compiler agrees, and how fast it is.
 """
 
 from __future__ import annotations

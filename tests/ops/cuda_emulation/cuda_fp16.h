@@ -16,5 +16,9 @@ inline unsigned short __half_as_ushort(__half value) {
   std::memcpy(&bits, &value, sizeof(bits));
   return bits;
 }
-inline float __half2float(__half value) { return static_cast<float>(value); }
-inline __half __float2half_rn(float value) { return static_cast<__half>(value); }
+inline float __half2float(__half value) {
+  return static_cast<float>(value);
+}
+inline __half __float2half_rn(float value) {
+  return static_cast<__half>(value);
+}

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Enough of the CUDA runtime to run kernels/cuda with a host compiler, one thread after the other. Every load through
-// __ldg is held against the registered buffers and its own alignment, which a GPU would only answer with a fault.
+// Enough of the CUDA runtime to run kernels/cuda with a host compiler, one thread after the other. Every load
+// through
+// __ldg is held against the registered buffers and its own alignment, which a GPU would only answer with a
+// fault.
 #pragma once
 
 #include <cstdint>
@@ -42,7 +44,8 @@ T __ldg(const T* address) {
   bool known = at % sizeof(T) == 0;
   if (known) {
     known = false;
-    for (const auto& [begin, end] : emulation::buffers) known = known || (at >= begin && at + sizeof(T) <= end);
+    for (const auto& [begin, end] : emulation::buffers)
+      known = known || (at >= begin && at + sizeof(T) <= end);
   }
   if (!known) {
     ++emulation::faults;
@@ -51,8 +54,20 @@ T __ldg(const T* address) {
   return *address;
 }
 
+inline float __fmul_rn(float a, float b) {
+  return a * b;
+}
+inline double __dmul_rn(double a, double b) {
+  return a * b;
+}
+
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidConfiguration = 9, cudaErrorInvalidDevicePointer = 17 };
-enum cudaMemoryType { cudaMemoryTypeUnregistered, cudaMemoryTypeHost, cudaMemoryTypeDevice, cudaMemoryTypeManaged };
+enum cudaMemoryType {
+  cudaMemoryTypeUnregistered,
+  cudaMemoryTypeHost,
+  cudaMemoryTypeDevice,
+  cudaMemoryTypeManaged
+};
 struct cudaPointerAttributes {
   cudaMemoryType type;
   int device;
@@ -64,7 +79,9 @@ struct cudaLaunchConfig_t {
   cudaStream_t stream;
 };
 
-inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline cudaError_t cudaGetLastError() {
+  return cudaSuccess;
+}
 inline const char* cudaGetErrorString(cudaError_t error) {
   return error == cudaErrorInvalidDevicePointer ? "invalid device pointer" : "invalid configuration argument";
 }
@@ -89,7 +106,8 @@ inline cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, c
 template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
-  if (config->gridDim.x == 0 || config->gridDim.y != 1 || config->gridDim.z != 1 || config->stream == nullptr) {
+  if (config->gridDim.x == 0 || config->gridDim.y != 1 || config->gridDim.z != 1 ||
+      config->stream == nullptr) {
     return cudaErrorInvalidConfiguration;
   }
   ++emulation::launches;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The CUDA kernels as a plain library. A plan travels as 64-bit words: ndim, regions, then per axis canvas, patch,
-// wrap, cells, edges and axis_cell, then offsets, cell_start and cell_region.
+// The CUDA kernels as a plain library. A plan travels as 64-bit words: ndim, regions, then per axis canvas,
+// patch, wrap, cells, edges and axis_cell, then offsets, cell_start and cell_region.
 #include "extract_patches.cu"
 #include "gaussian_weights.cu"
 #include "scatter_average.cu"
@@ -30,11 +30,13 @@ intarsia::PlanView unpack(const int64_t* words) {
   return plan;
 }
 
-intarsia::WeightView weights(const void* const* factors, int dtype, int64_t window_regions, const void* coefficient) {
+intarsia::WeightView weights(const void* const* factors, int dtype, int64_t window_regions,
+                             const void* coefficient) {
   intarsia::WeightView weight;
   weight.dtype = static_cast<intarsia::DType>(dtype);
   weight.separable = window_regions == 0;
-  for (int axis = 0; axis < intarsia::kMaxDims; ++axis) weight.factor[axis] = weight.separable ? factors[axis] : nullptr;
+  for (int axis = 0; axis < intarsia::kMaxDims; ++axis)
+    weight.factor[axis] = weight.separable ? factors[axis] : nullptr;
   weight.window = weight.separable ? nullptr : factors[0];
   weight.window_regions = window_regions;
   weight.coefficient = coefficient;
@@ -55,35 +57,44 @@ extern "C" {
 void start(const int64_t* begins, const int64_t* sizes, int count, unsigned most_blocks) {
   emulation::buffers.clear();
   for (int i = 0; i < count; ++i) {
-    emulation::buffers.emplace_back(static_cast<uintptr_t>(begins[i]), static_cast<uintptr_t>(begins[i] + sizes[i]));
+    emulation::buffers.emplace_back(static_cast<uintptr_t>(begins[i]),
+                                    static_cast<uintptr_t>(begins[i] + sizes[i]));
   }
   emulation::most_blocks = most_blocks;
   emulation::launches = emulation::faults = emulation::device = 0;
   emulation::device_seen = -1;
 }
-int launches() { return emulation::launches; }
-int device_seen() { return emulation::device_seen; }
-int device_after() { return emulation::device; }
+int launches() {
+  return emulation::launches;
+}
+int device_seen() {
+  return emulation::device_seen;
+}
+int device_after() {
+  return emulation::device;
+}
 
-const char* extract(void* out, int out_dtype, const void* canvas, int in_dtype, int64_t batch, int64_t channels,
-                    const int64_t* plan, const void* scale) {
+const char* extract(void* out, int out_dtype, const void* canvas, int in_dtype, int64_t batch,
+                    int64_t channels, const int64_t* plan, const void* scale) {
   return complaint(intarsia::cuda::extract_patches(out, static_cast<intarsia::DType>(out_dtype), canvas,
                                                    static_cast<intarsia::DType>(in_dtype), batch, channels,
                                                    unpack(plan), scale, kStream));
 }
 
-const char* scatter(void* out, int out_dtype, const void* patches, int in_dtype, int64_t batch, int64_t channels,
-                    const int64_t* plan, const void* const* factors, int weight_dtype, int64_t window_regions,
-                    const void* coefficient, int normalize) {
+const char* scatter(void* out, int out_dtype, const void* patches, int in_dtype, int64_t batch,
+                    int64_t channels, const int64_t* plan, const void* const* factors, int weight_dtype,
+                    int64_t window_regions, const void* coefficient, int normalize) {
   return complaint(intarsia::cuda::scatter_average(
-      out, static_cast<intarsia::DType>(out_dtype), patches, static_cast<intarsia::DType>(in_dtype), batch, channels,
-      unpack(plan), weights(factors, weight_dtype, window_regions, coefficient), normalize != 0, kStream));
+      out, static_cast<intarsia::DType>(out_dtype), patches, static_cast<intarsia::DType>(in_dtype), batch,
+      channels, unpack(plan), weights(factors, weight_dtype, window_regions, coefficient), normalize != 0,
+      kStream));
 }
 
 const char* total(void* out, int out_dtype, const int64_t* plan, const void* const* factors, int weight_dtype,
                   int64_t window_regions, const void* coefficient) {
   return complaint(intarsia::cuda::weight_total(out, static_cast<intarsia::DType>(out_dtype), unpack(plan),
-                                                weights(factors, weight_dtype, window_regions, coefficient), kStream));
+                                                weights(factors, weight_dtype, window_regions, coefficient),
+                                                kStream));
 }
 
 const char* gaussian(void* out, int out_dtype, int64_t size, double sigma_fraction) {
