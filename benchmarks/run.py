@@ -112,21 +112,21 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run, write the JSON, print the table last; return 1 after a wrong result, 3 if --check finds a miss."""
+    """Run, write the JSON, print the table last; return 1 after a wrong result or a crash, 3 if --check finds a miss."""
     chosen = _arguments(argv)
-    began, rows = time.time(), []
+    began, rows, broken = time.time(), [], False
     wanted = {key: getattr(chosen, key) for key in ("device", "modes", "threads", "dtypes", "only", "quick")}
     try:
         for row in run(**wanted, rounds=chosen.rounds, budget=chosen.budget):
             rows.append(row)
             name = f"{row['case']} {row['dtype']} {row['mode']} {row['threads']} thread(s)"
             print(f"[{time.time() - began:5.1f} s] {name}", file=sys.stderr, flush=True)
-    except KeyboardInterrupt:
-        print("benchmarks.run: stopped; the rows so far follow", file=sys.stderr)
-        chosen.only = chosen.only or "stopped"
+    except (KeyboardInterrupt, RuntimeError) as reason:
+        print(f"{reason}\nbenchmarks.run: stopped early, the rows so far follow", file=sys.stderr)
+        broken = True
     about = report.environment(chosen.device) | {"seconds": round(time.time() - began, 1), "asked": wanted}
     path = chosen.json
-    if path is None and not (chosen.quick or chosen.only):
+    if path is None and not (chosen.quick or chosen.only or broken):
         path = RESULTS / f"{chosen.device}-{report.slug(about['device'])}.json"
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(
         f"must: {len(asked) - len(short)} of {len(asked)} rows met;  * too few quiet rounds, medians over all"
     )
-    if any("refused" in row for row in rows):
+    if broken or any("refused" in row for row in rows):
         return 1
     return 3 if chosen.check and short else 0
 
