@@ -112,7 +112,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run, write the JSON, print the table last; return 1 after a wrong result or a crash, 3 if --check finds a miss."""
+    """Run, write the JSON, print the table last; return 1 after a wrong result or a crash, 3 for --check."""
     chosen = _arguments(argv)
     began, rows, broken = time.time(), [], False
     wanted = {key: getattr(chosen, key) for key in ("device", "modes", "threads", "dtypes", "only", "quick")}
