@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from intarsia import _C
+from intarsia.ops._compiled import _C
 from intarsia.ops._plan import Plan
 
 DEVICES = ("cpu",)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from intarsia import _C
+from intarsia.ops._compiled import _C
 from intarsia.ops._plan import Plan
 
 DEVICES = ("cuda",)

@@ -72,14 +72,8 @@ def scatter_average(
             merged[(ALL, ALL, *on_canvas)] += share[on_patch] * piece
             total[on_canvas] += share[on_patch]
     if normalize:
-        if out.device.type == "cpu" and not bool((total > 0).logical_and(total.isfinite()).all()):
-            fail(
-                "scatter_average",
-                "weight",
-                "be finite with a total above 0 everywhere",
-                _worst(total),
-                "Check the window and the coefficients for NaN, zeros and underflow.",
-            )
+        if out.device.type == "cpu":
+            _require_positive(total)
         merged /= total
     out.copy_(merged)
 
@@ -146,7 +140,11 @@ def _pieces_along(start: int, extent: int, length: int) -> list[tuple[slice, sli
     return pieces
 
 
-def _worst(total: Tensor) -> str:
-    bad = (total > 0).logical_and(total.isfinite()).logical_not()
-    place = tuple(int(i) for i in bad.nonzero()[0])
-    return f"{float(total[place])} at {place}"
+def _require_positive(total: Tensor) -> None:
+    good = (total > 0) & total.isfinite()
+    if not bool(good.all()):
+        place = tuple(good.logical_not().nonzero()[0].tolist())
+        got, remedy = f"{float(total[place])} at {place}", "Use a window that is positive throughout."
+        fail(
+            "scatter_average", "weight", "have a positive, finite total at every canvas element", got, remedy
+        )
