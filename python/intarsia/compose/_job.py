@@ -67,6 +67,7 @@ class Job:
         self._shares: dict[tuple[torch.dtype, torch.device], Tensor] = {}
         self._workspace = Workspace()
 
+    @torch.compiler.assume_constant_result
     def weights(self, dtype: torch.dtype, device: torch.device) -> tuple[tuple[Tensor, ...], Tensor | None]:
         """Weight and coefficient in `dtype` on `device`, kept after the first call."""
         held = self._weights.get((dtype, device))
@@ -75,9 +76,7 @@ class Job:
             if weight[0].ndim > 1 and weight[0].shape[0] > 1:
                 weight = (weight[0].repeat(len(self.terms), *(1,) * (weight[0].ndim - 1)),)
             scale = None if self.coefficient is None else self.coefficient.to(device=device, dtype=dtype)
-            held = weight, scale
-            if not torch.compiler.is_compiling():
-                self._weights[dtype, device] = held
+            held = self._weights[dtype, device] = weight, scale
         return held
 
     def total(self) -> Tensor:
@@ -158,13 +157,12 @@ class Job:
             self._check_finite(name, out[:count], patches, start)
         return out[:count]
 
+    @torch.compiler.assume_constant_result
     def _share(self, dtype: torch.dtype, device: torch.device) -> Tensor:
         """What this job adds to the total weight, `[*S]`."""
         held = self._shares.get((dtype, device))
         if held is None:
-            held = self.total().to(device=device, dtype=dtype)
-            if not torch.compiler.is_compiling():
-                self._shares[dtype, device] = held
+            held = self._shares[dtype, device] = self.total().to(device=device, dtype=dtype)
         return held
 
     def _check_finite(self, name: str, out: Tensor, patches: Tensor, start: int) -> None:

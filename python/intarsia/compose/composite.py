@@ -118,7 +118,7 @@ class Composite:
             merged = part if merged is None else merged + part
         assert merged is not None
         if self._total is not None:
-            merged = merged / self._total_on(self._total, high, x.device)
+            merged = merged / self._total_on(high, x.device)
         return merged.to(x.dtype)
 
     def _looks_for_nonfinite(self, x: Tensor) -> bool:
@@ -126,12 +126,12 @@ class Composite:
             return False
         return self.on_nonfinite == "raise" or (self.on_nonfinite is None and x.device.type == "cpu")
 
-    def _total_on(self, total: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    @torch.compiler.assume_constant_result
+    def _total_on(self, dtype: torch.dtype, device: torch.device) -> Tensor:
         held = self._totals.get((dtype, device))
         if held is None:
-            held = total.to(device=device, dtype=dtype)
-            if not torch.compiler.is_compiling():
-                self._totals[dtype, device] = held
+            assert self._total is not None
+            held = self._totals[dtype, device] = self._total.to(device=device, dtype=dtype)
         return held
 
     def _check_weights(self) -> None:
