@@ -21,7 +21,7 @@ import torch
 
 from benchmarks import floor
 
-__all__ = ["device_name", "environment", "missed", "slug", "table"]
+__all__ = ["device_name", "environment", "missed", "slug", "table", "usable_cores"]
 
 Row = dict[str, Any]
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,6 +42,11 @@ def device_name(device: str) -> str:
     name = found.get("model name", platform.machine())
     family = found.get("cpu family")
     return f"{name} (family {family}, model {found.get('model')})" if family else name
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use: fewer than there are where it is pinned."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def slug(name: str) -> str:
@@ -74,6 +79,7 @@ def environment(device: str) -> dict[str, Any]:
     info: dict[str, Any] = {
         "device": device_name(device),
         "cores": os.cpu_count(),
+        "usable_cores": usable_cores(),
         "caches": _caches(),
         "python": platform.python_version(),
         "torch": torch.__version__,

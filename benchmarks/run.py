@@ -95,8 +95,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--check", action="store_true", help="exit with status 3 when a must is not met")
     chosen = parser.parse_args(argv)
     known, quick = MODES[chosen.device], chosen.quick
-    cores = "1,2" if (os.cpu_count() or 1) > 1 and chosen.device == "cpu" else "1"
-    chosen.threads = [int(n) for n in (chosen.threads or ("1" if quick else cores)).split(",")]
+    cores = report.usable_cores()
+    threads = "1" if quick or cores < 2 or chosen.device == "cuda" else "1,2"
+    chosen.threads = [int(n) for n in (chosen.threads or threads).split(",")]
     chosen.modes = [m for m in (chosen.modes or ",".join(known[:1] if quick else known)).split(",") if m]
     chosen.dtypes = (chosen.dtypes or ("float32" if quick else "float32,bfloat16")).split(",")
     chosen.budget = chosen.budget or (45.0 if quick else 420.0)
@@ -104,6 +105,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--modes must be among {', '.join(known)} on {chosen.device}, got {', '.join(unknown)}")
     if unknown := set(chosen.dtypes) - {"float32", "bfloat16"}:
         parser.error(f"--dtypes must be among float32, bfloat16, got {', '.join(unknown)}")
+    if max(chosen.threads) > cores:
+        parser.error(
+            f"--threads must be at most {cores}, the cores this process may use, got {chosen.threads}."
+        )
     if importlib.util.find_spec("intarsia") is None:
         parser.error("intarsia must be importable, got no such package. Run `python -m pip install .` first.")
     if chosen.device == "cuda" and not torch.cuda.is_available():

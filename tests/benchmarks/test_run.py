@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import floor, oracle, peers, report, timing, worker
+from benchmarks import floor, oracle, peers, report, run, timing, worker
 from benchmarks.cases import CASES, Case, Target, select
 from benchmarks.problem import Problem, build
 
@@ -249,10 +249,17 @@ def test_a_small_run_from_end_to_end(tmp_path: Path) -> None:
     assert row["mode"] == "neutral" and row["errors"]["intarsia"] == 0.0
 
 
-def test_bad_options_are_refused() -> None:
-    command = [sys.executable, "-m", "benchmarks.run", "--modes", "fresh"]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=60)
-    assert (
-        done.returncode == 2
-        and "--modes must be among neutral, default-fresh, out on cpu, got fresh" in done.stderr
-    )
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--modes", "fresh"], "--modes must be among neutral, default-fresh, out on cpu, got fresh"),
+        (["--dtypes", "float16"], "--dtypes must be among float32, bfloat16, got float16"),
+        (["--threads", "1,4096"], "the cores this process may use, got [1, 4096]"),
+    ],
+)
+def test_bad_options_are_refused(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run.main(options)
+    assert message in " ".join(capsys.readouterr().err.split())
