@@ -19,20 +19,30 @@ struct Piece {
   int64_t at, columns; // where the piece lies in the band's rows
 };
 
-// sums[row, at + j] += weight * patch[row, j], one rounding after the product and one after the sum.
+// sums[j] += weight * p[j] for the first n < lanes elements; sums may be read and rewritten a vector beyond.
 template <class T, class A>
-INTARSIA_INLINE void add_row(A* sums, const T* p, const A* w, A row, int64_t n) {
+INTARSIA_INLINE void add_first(A* sums, const T* p, const A* w, V<A> a, int64_t n) {
+  const V<A> term = (a * load_first<A, A>(w, n)) * load_first<A, T>(p, n);
+  Memory<A, A>::store(sums, Memory<A, A>::load(sums) + term);
+}
+
+// sums[j] += weight * p[j], one rounding after each product and one after the sum.
+template <class T, class A>
+INTARSIA_INLINE void add_row(A* sums, const T* p, const A* w, A row, int64_t n, const T* next) {
   constexpr int64_t L = lanes<A>;
   const V<A> a = splat(row);
   int64_t j = 0;
+  if (n >= 4 * L) {
+    // The sums are stored and soon loaded again: aligned, a load finds the very store that made it.
+    j = static_cast<int64_t>((-reinterpret_cast<uintptr_t>(sums)) % INTARSIA_VECTOR_BYTES / sizeof(A));
+    if (j > 0) add_first(sums, p, w, a, j);
+  }
   for (; n - j >= L; j += L) {
+    prefetch(next + j);
     const V<A> term = (a * Memory<A, A>::load(w + j)) * Memory<A, T>::load(p + j);
     Memory<A, A>::store(sums + j, Memory<A, A>::load(sums + j) + term);
   }
-  if (j < n) {
-    const V<A> term = (a * load_first<A, A>(w + j, n - j)) * load_first<A, T>(p + j, n - j);
-    Memory<A, A>::store(sums + j, Memory<A, A>::load(sums + j) + term);
-  }
+  if (j < n) add_first(sums + j, p + j, w + j, a, n - j);
 }
 
 // The same over all rows for K full vectors, whose weights stay in registers.
@@ -53,6 +63,7 @@ INTARSIA_INLINE void add_narrow(A* sums, int64_t sums_step, const T* p, int64_t 
   }
 }
 
+// `next` is where the following piece starts: the hardware's prefetchers stop at a page, and a piece is often one.
 template <class T, class A>
 INTARSIA_INLINE void add_piece(A* sums, int64_t sums_step, const T* p, int64_t p_step, const Piece<A>& piece,
                                int64_t rows, const T* next) {
@@ -66,7 +77,7 @@ INTARSIA_INLINE void add_piece(A* sums, int64_t sums_step, const T* p, int64_t p
   }
   for (int64_t i = 0; i < rows; ++i) {
     add_row(sums + i * sums_step, p + i * p_step, piece.w + i * piece.w_step,
-            piece.base * piece.f1[i * piece.f1_step], piece.columns);
+            piece.base * piece.f1[i * piece.f1_step], piece.columns, next + i * p_step);
   }
 }
 
@@ -126,20 +137,17 @@ void finish_rows(void* out, int64_t out_step, const A* sums, int64_t sums_step, 
       const V<A> v = Memory<A, A>::load(s + j);
       return r ? v * Memory<A, A>::load(r + j) : v;
     };
-    int64_t j = 0;
-    if (streamed) {
-      constexpr uintptr_t line = L * sizeof(Out);
-      const int64_t head = static_cast<int64_t>((-reinterpret_cast<uintptr_t>(o)) % line / sizeof(Out));
-      if (head > 0 && head < n) {
-        store_first<A, Out>(o, value(0), head);
-        j = head;
-      }
-      if (head < n) {
-        for (; n - j >= L; j += L) stream<A, Out>(o + j, value(j));
-      }
+    if (n < L) {
+      if (n > 0) store_first<A, Out>(o, value(0), n);
+    } else {
+      cover<L>(o, n, [&](int64_t j, auto aligned) {
+        if (aligned && streamed) {
+          stream<A, Out>(o + j, value(j));
+        } else {
+          Memory<A, Out>::store(o + j, value(j));
+        }
+      });
     }
-    for (; n - j >= L; j += L) Memory<A, Out>::store(o + j, value(j));
-    if (j < n) store_first<A, Out>(o + j, value(j), n - j);
   }
 }
 

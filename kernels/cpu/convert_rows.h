@@ -13,20 +13,18 @@ INTARSIA_INLINE void convert_row(Out* dst, const In* src, int64_t n, typename Ac
   using A = typename Accumulator<In>::type;
   constexpr int64_t L = lanes<A>;
   const auto take = [&](V<A> v) { return scaled ? v * splat(scale) : v; };
-  int64_t i = 0;
-  if constexpr (streamed) {
-    constexpr uintptr_t line = L * sizeof(Out);
-    const int64_t head = static_cast<int64_t>((-reinterpret_cast<uintptr_t>(dst)) % line / sizeof(Out));
-    if (head >= n) {
-      for (; n - i >= L; i += L) Memory<A, Out>::store(dst + i, take(Memory<A, In>::load(src + i)));
-    } else {
-      if (head > 0) store_first<A, Out>(dst, take(load_first<A, In>(src, head)), head);
-      for (i = head; n - i >= L; i += L) stream<A, Out>(dst + i, take(Memory<A, In>::load(src + i)));
-    }
-  } else {
-    for (; n - i >= L; i += L) Memory<A, Out>::store(dst + i, take(Memory<A, In>::load(src + i)));
+  if (n < L) {
+    if (n > 0) store_first<A, Out>(dst, take(load_first<A, In>(src, n)), n);
+    return;
   }
-  if (i < n) store_first<A, Out>(dst + i, take(load_first<A, In>(src + i, n - i)), n - i);
+  cover<L>(dst, n, [&](int64_t j, auto aligned) {
+    const V<A> v = take(Memory<A, In>::load(src + j));
+    if constexpr (streamed && aligned) {
+      stream<A, Out>(dst + j, v);
+    } else {
+      Memory<A, Out>::store(dst + j, v);
+    }
+  });
 }
 
 template <class In, class Out, bool scaled, bool streamed>

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Chooses among the instruction sets, and answers for the process: caches, forks.
 #include <atomic>
+#include <cinttypes>
+#include <cstdio>
 #include <initializer_list>
 #include <cstring>
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
-#include <unistd.h>
 #endif
 
 #include "cpu/entry.h"
@@ -74,11 +75,15 @@ std::atomic<bool> forked{false};
     pthread_atfork(nullptr, nullptr, [] { forked.store(true, std::memory_order_relaxed); });
 #endif
 
+// What one core can use. The kernel knows; sysconf may name the sum over all parts of a socket.
 int64_t query_last_level_cache() {
-#if defined(_SC_LEVEL3_CACHE_SIZE)
-  const int64_t size = sysconf(_SC_LEVEL3_CACHE_SIZE);
-  if (size > 0) return size;
-#endif
+  int64_t size = 0;
+  char unit = 'K';
+  if (FILE* file = fopen("/sys/devices/system/cpu/cpu0/cache/index3/size", "r")) {
+    if (fscanf(file, "%" SCNd64 "%c", &size, &unit) < 1) size = 0;
+    fclose(file);
+  }
+  if (size > 0) return size << (unit == 'M' ? 20 : 10);
   return int64_t{32} << 20;
 }
 

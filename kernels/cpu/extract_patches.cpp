@@ -8,6 +8,8 @@
 namespace intarsia::cpu::INTARSIA_ISA {
 namespace {
 
+constexpr int64_t kChannelRows = 16;
+
 template <class In, class Out>
 class Extraction {
  public:
@@ -20,16 +22,18 @@ class Extraction {
     bytes_canvas_ = batch * channels * canvas_plane() * static_cast<int64_t>(sizeof(In));
     bytes_ = bytes_out;
     streamed_ = worth_streaming(bytes_out, bytes_canvas_);
-    // In one dimension a row per channel is the rectangle to copy; otherwise a channel's patch is.
+    // In one dimension the rectangle to copy has a row per channel, as many as stay cached until the next region
+    // meets their overlap; otherwise it is a channel's patch.
     rows_are_channels_ = plan.ndim == 1;
-    rows_ = rows_are_channels_ ? channels : plan.patch[0] * plan.patch[1];
+    rows_ = rows_are_channels_ ? std::min<int64_t>(channels, kChannelRows) : plan.patch[0] * plan.patch[1];
+    groups_ = rows_are_channels_ && channels > 0 ? (channels + rows_ - 1) / rows_ : channels;
     // A canvas beyond the caches is walked channel by channel: neighbouring patches then meet it in the cache.
     channels_outside_ = !rows_are_channels_ && bytes_canvas_ > last_level_cache();
   }
 
   void run(int threads) const {
-    const int64_t planes = batch_ * plan_.regions * (rows_are_channels_ ? 1 : channels_);
     if (bytes_ == 0) return;
+    const int64_t planes = batch_ * plan_.regions * groups_;
     share_out(planes * rows_, team_size(threads, bytes_), [this](int64_t first, int64_t last) {
       for (int64_t at = first; at < last;) {
         const int64_t plane = at / rows_, from = at % rows_, to = std::min(rows_, from + last - at);
@@ -52,9 +56,11 @@ class Extraction {
     const int64_t R = plan_.regions, C = channels_;
     const int64_t patch_plane = plan_.patch[0] * plan_.patch[1] * plan_.patch[2];
     if (rows_are_channels_) {
-      const int64_t b = plane / R, r = plane % R;
-      const In* src = canvas_ + (b * C + from) * canvas_plane();
-      copy_columns(out_ + (plane * C + from) * patch_plane, src, canvas_plane(), to - from, r, b);
+      const int64_t b = plane / (groups_ * R), c = plane / R % groups_ * rows_ + from, r = plan_.order[plane % R];
+      const int64_t rows = std::min(to - from, C - c);  // the last group may have fewer
+      if (rows <= 0) return;
+      copy_columns(out_ + ((b * R + r) * C + c) * patch_plane, canvas_ + (b * C + c) * canvas_plane(), canvas_plane(),
+                   rows, r, b);
       return;
     }
     int64_t b, r, c;
@@ -88,7 +94,7 @@ class Extraction {
 
   Out* out_;
   const In* canvas_;
-  int64_t batch_, channels_, rows_, bytes_, bytes_canvas_;
+  int64_t batch_, channels_, groups_, rows_, bytes_, bytes_canvas_;
   const PlanView& plan_;
   const A* scale_;
   bool streamed_, rows_are_channels_, channels_outside_;

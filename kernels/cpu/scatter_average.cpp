@@ -92,17 +92,19 @@ class Weights {
   static constexpr A kOne = 1;
 
   static int64_t first_not_finite(const A* p, int64_t n) {
-    for (int64_t i = 0; i < n;) {
-      const int64_t end = std::min(n, i + 1024);
-      bool bad = false;
-      for (int64_t j = i; j < end; ++j) bad |= !(p[j] - p[j] == A(0));
-      if (bad) {
-        while (p[i] - p[i] == A(0)) ++i;
-        return i;
-      }
-      i = end;
+    constexpr int64_t L = lanes<A>;
+    V<A> nothing{};  // x - x is zero, or NaN when x is not finite, and NaN stays
+    int64_t i = 0;
+    for (; n - i >= L; i += L) {
+      const V<A> v = Memory<A, A>::load(p + i);
+      nothing += v - v;
     }
-    return -1;
+    bool bad = false;
+    for (; i < n; ++i) bad |= !(p[i] - p[i] == A(0));
+    for (int64_t k = 0; k < L; ++k) bad |= nothing[k] != A(0);
+    for (i = 0; bad && p[i] - p[i] == A(0); ++i) {
+    }
+    return bad ? i : -1;
   }
 
   struct Extremes {
@@ -243,23 +245,24 @@ class Scatter {
         if (bad >= 0) return {Status::total_not_positive, canvas_element(band) + i * plan_.canvas[2] + bad, nullptr};
       }
     }
-    const int64_t most = rows_are_channels_ ? std::max<int64_t>(1, kBandElements / step) : 1;
+    const int64_t most = rows_are_channels_ ? std::max<int64_t>(1, 3 * kBandElements / 2 / step) : 1;
     for (int64_t plane = from; plane < to;) {
       // Channels of one sample lie together in a patch, as its rows do.
       const int64_t c = plane % channels_;
       const int64_t taken = rows_are_channels_ ? std::min({copied ? to : most, to - plane, channels_ - c}) : 1;
       const int64_t height = rows_are_channels_ ? taken : rows;
-      const auto source = [&](const Piece<A>& piece) {
-        return patches_ + ((plane / channels_ * plan_.regions + piece.region) * channels_ + c) * patch_plane_ +
+      const auto source = [&](const Piece<A>& piece, int64_t q) {
+        return patches_ +
+               ((q / channels_ * plan_.regions + piece.region) * channels_ + q % channels_) * patch_plane_ +
                piece.patch;
       };
       if (copied) {
-        for (int64_t k = 0; k < n; ++k) copy(band, plane, pieces[k], source(pieces[k]), height);
+        for (int64_t k = 0; k < n; ++k) copy(band, plane, pieces[k], source(pieces[k], plane), height);
       } else {
         std::fill_n(sums, height * step, A(0));
         for (int64_t k = 0; k < n; ++k) {
-          add_piece(sums, step, source(pieces[k]), plan_.patch[2], pieces[k], height,
-                    source(pieces[k + 1 < n ? k + 1 : k]));
+          const T* next = k + 1 < n ? source(pieces[k + 1], plane) : source(pieces[0], std::min(plane + taken, to - 1));
+          add_piece(sums, step, source(pieces[k], plane), plan_.patch[2], pieces[k], height, next);
         }
         write(band, plane, height, sums, step, normalize_ ? totals : nullptr, rows_are_channels_ ? 0 : step);
       }

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #if defined(__x86_64__) || defined(_M_X64)
 #include <immintrin.h>
@@ -188,6 +189,18 @@ INTARSIA_INLINE void stream_fence() {
 #if defined(__SSE2__)
   _mm_sfence();
 #endif
+}
+
+// Calls act(j, whole) over [0, n): one vector at 0, then aligned ones (whole = std::true_type: p + j is aligned), then one
+// that ends at n. Neighbours overlap at both ends, so act must be a pure function of j. Needs n >= L.
+template <int64_t L, class T, class Act>
+INTARSIA_INLINE void cover(const T* p, int64_t n, const Act& act) {
+  constexpr uintptr_t line = L * sizeof(T);
+  const int64_t head = static_cast<int64_t>((-reinterpret_cast<uintptr_t>(p)) % line / sizeof(T));
+  if (head > 0) act(0, std::false_type{});
+  int64_t j = head;
+  for (; n - j >= L; j += L) act(j, std::true_type{});
+  if (j < n) act(n - L, std::false_type{});
 }
 
 INTARSIA_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
