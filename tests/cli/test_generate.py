@@ -5,11 +5,11 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 from intarsia.cli.model_file import bundled
+from intarsia.cli.settings import DEFAULT_STYLES
 from intarsia.media import read_image, read_png_text, write_png
 
 
@@ -226,17 +226,23 @@ def test_name_that_is_not_utf8(generate, tmp_path):
     assert os.listdir(os.fsencode(tmp_path)) == [b"caf\xe9.png"]
 
 
-def test_interrupt_from_the_keyboard(model, tmp_path):
+def test_progress_on_a_terminal_and_an_interrupt(model, tmp_path):
+    pty = pytest.importorskip("pty")
     words = ["generate", "image", "-o", "out.png", "--model", model, "--steps", "1000000"]
+    terminal, end = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "intarsia.cli", *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "intarsia.cli", *words], cwd=tmp_path, stdin=end, stderr=end, stdout=end
     )
-    time.sleep(4)
-    assert process.poll() is None
+    os.close(end)
+    shown = b""
+    while b"painting 1024 x 64" not in shown or b"steps" not in shown:
+        shown += os.read(terminal, 4096)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert "Traceback" not in err and "interrupted" in err
+    while b"interrupted" not in shown:
+        shown += os.read(terminal, 4096)
+    assert process.wait(timeout=60) == 130
+    os.close(terminal)
+    assert b"Traceback" not in shown
     assert os.listdir(tmp_path) == []
 
 
@@ -245,3 +251,4 @@ def test_bundled_model(run):
     code, _, err = run("generate", "image", "-o", "out.png", "--width", "96", "--steps", "4", "--quiet")
     assert (code, err) == (0, "")
     assert read_image("out.png").std() > 0.05
+    assert about("out.png")["settings"]["style"] == list(DEFAULT_STYLES["landscapes"])

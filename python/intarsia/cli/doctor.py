@@ -70,6 +70,9 @@ def _chosen() -> dict[str, str]:
 
     devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
     found = {device: reason(device).removeprefix(f"{device}: ") for device in devices}
+    for device, choice in found.items():
+        if choice == device:
+            found[device] = f"{choice}, the first choice for this device"
     if "cuda" not in found:
         built = torch.version.cuda
         found["cuda"] = "no device; " + (
@@ -82,9 +85,9 @@ def _machine() -> dict[str, str]:
     import torch
 
     capability = torch.backends.cpu.get_cpu_capability()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     found = {
-        "cpu": f"{_processor()}, {cores} cores usable",
+        "cpu": f"{_processor()}, {cores} core{'s' * (cores != 1)} usable",
         "threads": f"{torch.get_num_threads()}, SIMD {capability}",
     }
     if torch.cuda.is_available():

@@ -13,7 +13,7 @@ import typer
 
 from intarsia.cli.model_file import ModelFile, bundled
 from intarsia.cli.screen import Command, Debug, Group, Problem, Quiet, show_path
-from intarsia.cli.settings import METHODS, PRECISIONS, SOLVERS, ImageSettings
+from intarsia.cli.settings import DEFAULT_STYLES, METHODS, PRECISIONS, SOLVERS, ImageSettings
 
 __all__ = ["generate"]
 
@@ -36,9 +36,10 @@ def _option(flag: str, metavar: str, panel: str, help: str) -> Any:
 
 def _style_help() -> str:
     try:
-        return f" Bundled: {', '.join(ModelFile.open(_DEFAULT.model).styles)}."
+        known = f" Bundled: {', '.join(ModelFile.open(_DEFAULT.model).styles)}."
     except Problem:
-        return ""
+        known = ""
+    return known + f" [dim](default {','.join(DEFAULT_STYLES[_DEFAULT.model])})[/dim]"
 
 
 _Output = typer.Option("--output", "-o", metavar="FILE.png", help="The picture; replaced if it exists.")
@@ -121,6 +122,8 @@ def image(
         "max_batch": max_batch,
         "precision": precision,
     }
+    if style is None and source is None:
+        given["style"] = DEFAULT_STYLES.get(model or base.model)
     settings = dataclasses.replace(
         base, **{name: value for name, value in given.items() if value is not None}
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,12 +84,14 @@ def run(
     dtype = None if settings.precision == "auto" else getattr(torch, settings.precision)
     denoiser = models.load(str(file.path), device=device, dtype=dtype)
     settings = dataclasses.replace(settings, precision=str(denoiser.compute_dtype).removeprefix("torch."))
+    # Terminals may claim 0 x 0, where tqdm of itself shows nothing.
     with tqdm(
         total=settings.steps,
         desc=f"painting {settings.width} x {settings.height}",
         bar_format="{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps, {remaining} left",
         leave=False,
-        dynamic_ncols=True,
+        ncols=min(shutil.get_terminal_size().columns, 100),
+        nrows=24,
         disable=True if quiet else None,
     ) as bar:
 

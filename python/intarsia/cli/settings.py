@@ -14,10 +14,11 @@ from typing import Any
 from intarsia.cli.model_file import ModelFile
 from intarsia.cli.screen import Problem
 
-__all__ = ["METHODS", "PRECISIONS", "SOLVERS", "ImageSettings"]
+__all__ = ["DEFAULT_STYLES", "METHODS", "PRECISIONS", "SOLVERS", "ImageSettings"]
 
 METHODS = ("gaussian", "average", "concat")
 SOLVERS = ("dpmpp2m", "heun", "euler", "ddim", "ancestral")
+DEFAULT_STYLES = {"landscapes": ("badlands", "redrock")}
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 _MAX_ELEMENTS = 2**26
 
@@ -129,7 +130,8 @@ class ImageSettings:
         words = ["intarsia", "generate", "image", "-o", output]
         for field in dataclasses.fields(self):
             value, option = getattr(self, field.name), "--" + field.name.replace("_", "-")
-            if value == field.default:
+            # An empty style is written out, for a model may have default styles of its own.
+            if value == field.default and field.name != "style":
                 continue
             if value is True:
                 words.append(option)
