@@ -45,6 +45,8 @@ def test_the_whole_table_is_reversed_and_ends_in_0() -> None:
         ("trailing", [999, 799, 599, 399, 199]),
         ("leading", [800, 600, 400, 200, 0]),
         ("linspace", [999, 749.25, 499.5, 249.75, 0]),
+        ("trailing", [999, 856, 713, 570, 428, 285, 142]),
+        ("leading", [852, 710, 568, 426, 284, 142, 0]),
     ],
 )
 def test_spacings(spacing: str, indices: list[float]) -> None:
@@ -52,7 +54,7 @@ def test_spacings(spacing: str, indices: list[float]) -> None:
     expected = [
         torch.lerp(table[math.floor(i)], table[math.ceil(i)], i - math.floor(i)).exp().item() for i in indices
     ]
-    assert from_alphas_cumprod(ABAR, 5, spacing=spacing).tolist() == pytest.approx([*expected, 0])
+    assert from_alphas_cumprod(ABAR, len(indices), spacing=spacing).tolist() == pytest.approx([*expected, 0])
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,7 @@ def assert_variance(x: torch.Tensor, expected: float) -> None:
         (samplers.DDIM(0.5), 0.5, 1.0),
         (samplers.EulerAncestral(), 1.0, 1.0),
         (samplers.EulerAncestral(eta=1.3, s_noise=1.05), 1.3, 1.05),
+        (samplers.EulerAncestral(eta=5.0), 5.0, 1.0),
     ],
 )
 def test_ancestral_variance_follows_its_recursion(solver: object, eta: float, s_noise: float) -> None:

@@ -186,7 +186,7 @@ class Nudge:
         return State(x)
 
     def step(self, D, state, sigma, sigma_next, cond, generator) -> tuple[State, Info]:  # noqa: ANN001
-        assert state.sigma == sigma == sigma_next > 0 and state.num_steps == 6
+        assert state.sigma == sigma == sigma_next > 0 and state.num_steps == 6 and state.step > 0
         return replace(state, x=state.x + 1), Info(sigma, sigma_next, evaluations=5)
 
 
@@ -210,6 +210,21 @@ def test_a_condition_of_one_row_reaches_the_denoiser_with_one_row_per_sample() -
     samplers.sample(spy, X, [1.0, 0.0], samplers.Euler(), cond=cond)
     assert seen[0]["one"].shape == (2, 3) and seen[0]["each"].tolist() == [0, 1]
     assert seen[0]["plain"] == "text" and seen[0]["none"] is None
+
+
+def test_a_run_builds_no_graph_but_a_denoiser_may() -> None:
+    gain = torch.tensor(0.5, requires_grad=True)
+
+    def guided(x: Tensor, sigma: Tensor, cond: object = None) -> Tensor:
+        with torch.enable_grad():
+            leaf = x.clone().requires_grad_()
+            (slope,) = torch.autograd.grad((leaf**2).sum(), leaf)
+        return gain * slope / 2
+
+    out = samplers.sample(guided, X, [1.0, 0.5], samplers.Euler())
+    assert not out.requires_grad and gain.grad is None
+    torch.testing.assert_close(out, 0.75 * X)
+    assert torch.is_grad_enabled()
 
 
 def test_an_error_says_in_which_step_it_happened() -> None:
