@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The only C++ that knows Python. Tensors are read through their Python attributes, so the module links no torch
-// and serves every version of it. Callers keep the tensors alive until a function returns.
+// The only C++ that knows Python. Tensors are read through their Python attributes, so the module links no
+// torch and serves every version of it. Callers keep the tensors alive until a function returns.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -8,91 +8,14 @@
 #include <string>
 #include <vector>
 
+#include "borrow.h"
 #include "common/plan.h"
 #include "intarsia.h"
-#include "tensor_view.h"
 
 namespace py = pybind11;
 using namespace intarsia;
 
 namespace {
-
-[[noreturn]] void refuse(const char* function, const char* argument, const std::string& requirement,
-                         const std::string& got) {
-  throw py::value_error(std::string(function) + ": " + argument + " must " + requirement + ", got " + got);
-}
-
-std::string words(const int64_t* values, int n) {
-  std::string text = "(";
-  for (int i = 0; i < n; ++i) text += (i ? ", " : "") + std::to_string(values[i]);
-  return text + (n == 1 ? ",)" : ")");
-}
-
-std::string words(const TensorView& t) { return words(t.shape, t.rank); }
-
-// Looked up once and kept for the life of the process, as Python keeps its interned strings.
-struct Names {
-  PyObject *shape, *dtype, *data_ptr, *is_contiguous, *is_cpu, *is_cuda;
-  PyObject* dtypes[4];
-  PyObject* int64;
-
-  Names() {
-    const auto intern = [](const char* name) { return PyUnicode_InternFromString(name); };
-    shape = intern("shape"), dtype = intern("dtype"), data_ptr = intern("data_ptr");
-    is_contiguous = intern("is_contiguous"), is_cpu = intern("is_cpu"), is_cuda = intern("is_cuda");
-    const py::module_ torch = py::module_::import("torch");
-    const char* names[] = {"float16", "bfloat16", "float32", "float64"};
-    for (int i = 0; i < 4; ++i) dtypes[i] = py::object(torch.attr(names[i])).release().ptr();
-    int64 = py::object(torch.attr("int64")).release().ptr();
-  }
-
-  static const Names& get() {
-    static const Names* names = new Names;
-    return *names;
-  }
-};
-
-py::object owned(PyObject* object) {
-  if (!object) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(object);
-}
-
-enum class Device { cpu, cuda };
-
-struct Borrowed : TensorView {
-  bool is_int64 = false;
-};
-
-Borrowed borrow(py::handle tensor, const char* function, const char* argument, Device device) {
-  const Names& names = Names::get();
-  PyObject* t = tensor.ptr();
-  if (!PyObject_HasAttr(t, names.data_ptr)) {
-    refuse(function, argument, "be a tensor", py::str(py::type::of(tensor).attr("__name__")));
-  }
-  const auto truth = [](const py::object& object) { return object.ptr() == Py_True; };
-  if (!truth(owned(PyObject_GetAttr(t, device == Device::cpu ? names.is_cpu : names.is_cuda)))) {
-    refuse(function, argument, device == Device::cpu ? "be on the CPU" : "be on a CUDA device",
-           py::str(tensor.attr("device")));
-  }
-  if (!truth(owned(PyObject_CallMethodNoArgs(t, names.is_contiguous)))) {
-    refuse(function, argument, "be contiguous", "strides " + std::string(py::str(tensor.attr("stride")())));
-  }
-  Borrowed view;
-  const py::object dtype = owned(PyObject_GetAttr(t, names.dtype));
-  int i = 0;
-  while (i < 4 && dtype.ptr() != names.dtypes[i]) ++i;
-  view.is_int64 = dtype.ptr() == names.int64;
-  if (i == 4 && !view.is_int64) refuse(function, argument, "be float16, bfloat16, float32 or float64", py::str(dtype));
-  view.dtype = static_cast<DType>(i % 4);
-  const py::object shape = owned(PyObject_GetAttr(t, names.shape));
-  view.rank = static_cast<int>(PyTuple_GET_SIZE(shape.ptr()));
-  if (view.rank > kMaxRank) refuse(function, argument, "have at most 6 axes", py::str(shape));
-  for (int k = 0; k < view.rank; ++k) view.shape[k] = PyLong_AsLongLong(PyTuple_GET_ITEM(shape.ptr(), k));
-  const py::object data = owned(PyObject_CallMethodNoArgs(t, names.data_ptr));
-  view.data = PyLong_AsVoidPtr(data.ptr());
-  if (PyErr_Occurred()) throw py::error_already_set();
-  return view;
-}
 
 // A plan's list for Python: the buffer protocol over memory that the plan keeps.
 struct Array {
@@ -115,22 +38,22 @@ struct PlanHandle {
 
   const PlanView& regions() const { return kept.empty() ? plan->regions_only() : elsewhere; }
   const PlanView& rows() const {
-    if (!kept.empty()) throw py::value_error("scatter_average: plan must be on the CPU, got one of another device");
+    if (!kept.empty())
+      throw py::value_error("scatter_average: plan must be on the CPU, got one of another device");
     return plan->rows();
   }
   const PlanView& cells() const { return kept.empty() ? plan->cells() : elsewhere; }
 };
 
-
-std::shared_ptr<PlanHandle> build_plan(py::handle offsets, std::vector<int64_t> canvas, std::vector<int64_t> patch,
-                                       std::vector<bool> wrap) {
+std::shared_ptr<PlanHandle> build_plan(py::handle offsets, std::vector<int64_t> canvas,
+                                       std::vector<int64_t> patch, std::vector<bool> wrap) {
   const Borrowed given = borrow(offsets, "build_plan", "offsets", Device::cpu);
   if (!given.is_int64 || given.rank != 2 || given.shape[1] != static_cast<int64_t>(canvas.size())) {
     refuse("build_plan", "offsets", "be int64 [R, " + std::to_string(canvas.size()) + "]", words(given));
   }
   auto handle = std::make_shared<PlanHandle>();
-  handle->plan = std::make_shared<Plan>(static_cast<const int64_t*>(given.data), given.shape[0], std::move(canvas),
-                                        std::move(patch), std::move(wrap));
+  handle->plan = std::make_shared<Plan>(static_cast<const int64_t*>(given.data), given.shape[0],
+                                        std::move(canvas), std::move(patch), std::move(wrap));
   return handle;
 }
 
@@ -172,19 +95,23 @@ void report(const Status& status, const char* function, const PlanView& plan) {
       throw py::value_error(name + ": coefficient must be finite, got NaN or infinity for region " + where +
                             ". Look at how the coefficients were made.");
     case Status::coefficient_negative:
-      throw py::value_error(name + ": coefficient must not be negative when normalize=True, got a negative one for " +
-                            "region " + where + ". Pass normalize=False for a signed sum.");
+      throw py::value_error(
+          name + ": coefficient must not be negative when normalize=True, got a negative one for " +
+          "region " + where + ". Pass normalize=False for a signed sum.");
     case Status::total_not_positive: {
       int64_t at[kMaxDims], rest = status.where;
-      for (int axis = kMaxDims - 1; axis >= 0; --axis) at[axis] = rest % plan.canvas[axis], rest /= plan.canvas[axis];
-      throw py::value_error(name + ": weight must have a positive, finite total at every canvas element, got none at " +
-                            words(at + kMaxDims - plan.ndim, plan.ndim) +
-                            ". Use a window that is positive throughout, or a smaller stride.");
+      for (int axis = kMaxDims - 1; axis >= 0; --axis)
+        at[axis] = rest % plan.canvas[axis], rest /= plan.canvas[axis];
+      throw py::value_error(
+          name + ": weight must have a positive, finite total at every canvas element, got none at " +
+          words(at + kMaxDims - plan.ndim, plan.ndim) +
+          ". Use a window that is positive throughout, or a smaller stride.");
     }
     case Status::out_of_memory:
       throw std::bad_alloc();
     case Status::launch_failed:
-      throw std::runtime_error(name + ": the CUDA launch failed: " + (status.detail ? status.detail : "unknown"));
+      throw std::runtime_error(name +
+                               ": the CUDA launch failed: " + (status.detail ? status.detail : "unknown"));
   }
 }
 
@@ -195,7 +122,8 @@ WeightView weight_view(py::tuple weight, py::handle coefficient, DType dtype, co
   const auto take = [&](py::handle tensor, const char* argument) {
     const Borrowed t = borrow(tensor, function, argument, device);
     if (t.dtype != dtype) {
-      refuse(function, argument, dtype == DType::f64 ? "be float64" : "be float32", py::str(tensor.attr("dtype")));
+      refuse(function, argument, dtype == DType::f64 ? "be float64" : "be float32",
+             py::str(tensor.attr("dtype")));
     }
     return t;
   };
@@ -209,8 +137,10 @@ WeightView weight_view(py::tuple weight, py::handle coefficient, DType dtype, co
     } else if (n == plan.ndim && t.rank == 1 && t.shape[0] == plan.patch[axis]) {
       view.factor[axis] = t.data;
     } else {
-      refuse(function, "weight", "be one window [R or 1, *size] or one factor [s_i] per axis of the patch " +
-             words(plan.patch + kMaxDims - plan.ndim, plan.ndim), words(t));
+      refuse(function, "weight",
+             "be one window [R or 1, *size] or one factor [s_i] per axis of the patch " +
+                 words(plan.patch + kMaxDims - plan.ndim, plan.ndim),
+             words(t));
     }
   }
   if (n == 0) refuse(function, "weight", "hold a window or a factor per axis", "an empty tuple");
@@ -237,9 +167,11 @@ void check_pair(const Borrowed& patches, const Borrowed& canvas, const PlanView&
   }
 }
 
-// `how` is a thread count on the CPU and a stream's address on a CUDA device: the twins differ in nothing else.
+// `how` is a thread count on the CPU and a stream's address on a CUDA device: the twins differ in nothing
+// else.
 template <Device device>
-void extract_patches(py::handle out, py::handle canvas, const PlanHandle& plan, py::handle scale, int64_t how) {
+void extract_patches(py::handle out, py::handle canvas, const PlanHandle& plan, py::handle scale,
+                     int64_t how) {
   const char* name = "extract_patches";
   const Borrowed to = borrow(out, name, "out", device), from = borrow(canvas, name, "canvas", device);
   const PlanView& view = plan.regions();
@@ -257,13 +189,13 @@ void extract_patches(py::handle out, py::handle canvas, const PlanHandle& plan, 
   {
     const py::gil_scoped_release unlocked;
     if constexpr (device == Device::cpu) {
-      status = cpu::extract_patches(to.data, to.dtype, from.data, from.dtype, from.shape[0], from.shape[1], view,
-                                    factors, static_cast<int>(how));
+      status = cpu::extract_patches(to.data, to.dtype, from.data, from.dtype, from.shape[0], from.shape[1],
+                                    view, factors, static_cast<int>(how));
     }
 #if defined(INTARSIA_WITH_CUDA)
     if constexpr (device == Device::cuda) {
-      status = cuda::extract_patches(to.data, to.dtype, from.data, from.dtype, from.shape[0], from.shape[1], view,
-                                     factors, reinterpret_cast<void*>(how));
+      status = cuda::extract_patches(to.data, to.dtype, from.data, from.dtype, from.shape[0], from.shape[1],
+                                     view, factors, reinterpret_cast<void*>(how));
     }
 #endif
   }
@@ -271,8 +203,8 @@ void extract_patches(py::handle out, py::handle canvas, const PlanHandle& plan, 
 }
 
 template <Device device>
-void scatter_average(py::handle out, py::handle patches, const PlanHandle& plan, py::tuple weight, bool normalize,
-                     py::handle coefficient, int64_t how) {
+void scatter_average(py::handle out, py::handle patches, const PlanHandle& plan, py::tuple weight,
+                     bool normalize, py::handle coefficient, int64_t how) {
   const char* name = "scatter_average";
   const Borrowed to = borrow(out, name, "out", device), from = borrow(patches, name, "patches", device);
   const PlanView& view = device == Device::cpu ? plan.rows() : plan.cells();
@@ -283,8 +215,8 @@ void scatter_average(py::handle out, py::handle patches, const PlanHandle& plan,
   {
     const py::gil_scoped_release unlocked;
     if constexpr (device == Device::cpu) {
-      status = cpu::scatter_average(to.data, to.dtype, from.data, from.dtype, to.shape[0], to.shape[1], view, weights,
-                                    normalize, static_cast<int>(how));
+      status = cpu::scatter_average(to.data, to.dtype, from.data, from.dtype, to.shape[0], to.shape[1], view,
+                                    weights, normalize, static_cast<int>(how));
     }
 #if defined(INTARSIA_WITH_CUDA)
     if constexpr (device == Device::cuda) {
@@ -297,12 +229,14 @@ void scatter_average(py::handle out, py::handle patches, const PlanHandle& plan,
 }
 
 template <Device device>
-void weight_total(py::handle out, const PlanHandle& plan, py::tuple weight, py::handle coefficient, int64_t how) {
+void weight_total(py::handle out, const PlanHandle& plan, py::tuple weight, py::handle coefficient,
+                  int64_t how) {
   const char* name = "weight_total";
   const Borrowed to = borrow(out, name, "out", device);
   const PlanView& view = device == Device::cpu ? plan.rows() : plan.cells();
   if (to.is_int64 || to.dtype < DType::f32 || to.rank != view.ndim || !to.ends_with(view.canvas, view.ndim)) {
-    refuse(name, "out", "be float32 or float64 " + words(view.canvas + kMaxDims - view.ndim, view.ndim), words(to));
+    refuse(name, "out", "be float32 or float64 " + words(view.canvas + kMaxDims - view.ndim, view.ndim),
+           words(to));
   }
   const WeightView weights = weight_view(weight, coefficient, to.dtype, view, name, device);
   Status status;
@@ -328,10 +262,12 @@ void gaussian_weights(py::handle out, double sigma_fraction, [[maybe_unused]] in
     refuse(name, "out", "be float32 or float64 [s]", words(to));
   }
   Status status;
-  if constexpr (device == Device::cpu) status = cpu::gaussian_weights(to.data, to.dtype, to.shape[0], sigma_fraction);
+  if constexpr (device == Device::cpu)
+    status = cpu::gaussian_weights(to.data, to.dtype, to.shape[0], sigma_fraction);
 #if defined(INTARSIA_WITH_CUDA)
   if constexpr (device == Device::cuda) {
-    status = cuda::gaussian_weights(to.data, to.dtype, to.shape[0], sigma_fraction, reinterpret_cast<void*>(how));
+    status =
+        cuda::gaussian_weights(to.data, to.dtype, to.shape[0], sigma_fraction, reinterpret_cast<void*>(how));
   }
 #endif
   report(status, name, PlanView{});
@@ -342,9 +278,10 @@ void define_kernels(py::module_ m, const char* how) {
   using namespace py::literals;
   m.def("extract_patches", &extract_patches<device>, "out"_a, "canvas"_a, "plan"_a, "scale"_a, py::arg(how),
         "out [B, R, C, *s] = canvas [B, C, *S] under each region, times scale [B] or None.");
-  m.def("scatter_average", &scatter_average<device>, "out"_a, "patches"_a, "plan"_a, "weight"_a, "normalize"_a,
-        "coefficient"_a, py::arg(how),
-        "out [B, C, *S] = weighted sum of patches [B, R, C, *s]; weight: (window [R|1, *s],) or n factors [s_i], "
+  m.def("scatter_average", &scatter_average<device>, "out"_a, "patches"_a, "plan"_a, "weight"_a,
+        "normalize"_a, "coefficient"_a, py::arg(how),
+        "out [B, C, *S] = weighted sum of patches [B, R, C, *s]; weight: (window [R|1, *s],) or n factors "
+        "[s_i], "
         "float32 (float64 if patches are); coefficient [R] of that dtype or None.");
   m.def("weight_total", &weight_total<device>, "out"_a, "plan"_a, "weight"_a, "coefficient"_a, py::arg(how),
         "out [*S] = sum of weights; out, weight and coefficient share one dtype, float32 or float64.");
@@ -398,29 +335,41 @@ py::dict build_info() {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled kernels of intarsia. Use them through intarsia.ops.";
   using Handle = std::shared_ptr<PlanHandle>;
-  py::class_<Array>(m, "Array", py::buffer_protocol()).def_buffer([](Array& a) {
-    return py::buffer_info(const_cast<void*>(a.data), a.item, a.item == 8 ? "q" : "i", 1, {a.size}, {a.item});
-  }).def("__len__", [](const Array& a) { return a.size; });
-  py::class_<PlanHandle, Handle>(m, "PlanHandle", "Regions on a canvas; lists are buffers for torch.frombuffer.")
+  py::class_<Array>(m, "Array", py::buffer_protocol())
+      .def_buffer([](Array& a) {
+        return py::buffer_info(const_cast<void*>(a.data), a.item, a.item == 8 ? "q" : "i", 1, {a.size},
+                               {a.item});
+      })
+      .def("__len__", [](const Array& a) { return a.size; });
+  py::class_<PlanHandle, Handle>(m, "PlanHandle",
+                                 "Regions on a canvas; lists are buffers for torch.frombuffer.")
       .def_property_readonly("offsets", [](const Handle& h) { return array(h->plan, h->plan->offsets); })
       .def_property_readonly("order", [](const Handle& h) { return array(h->plan, h->plan->order); })
-      .def_property_readonly("edges", [](const Handle& h) { return h->plan->rows(), per_axis(h->plan, h->plan->edges); })
-      .def_property_readonly("axis_cell",
-                             [](const Handle& h) { return h->plan->cells(), per_axis(h->plan, h->plan->axis_cell); })
-      .def_property_readonly("cell_start",
-                             [](const Handle& h) { return h->plan->cells(), array(h->plan, h->plan->cell_start); })
-      .def_property_readonly("cell_region",
-                             [](const Handle& h) { return h->plan->cells(), array(h->plan, h->plan->cell_region); })
-      .def_property_readonly("uncovered", [](const Handle& h) { return uncovered(*h); },
-                             "(number of elements no region covers, index of the first or None)")
-      .def("on_device", [](const Handle& h, py::object offsets, py::object order, py::sequence edges,
-                           py::sequence axis_cell, py::object cell_start, py::object cell_region) {
-        return plan_on_device(*h, offsets, order, edges, axis_cell, cell_start, cell_region);
-      }, "The same plan over copies of its lists on a CUDA device, which the handle keeps alive.");
+      .def_property_readonly(
+          "edges", [](const Handle& h) { return h->plan->rows(), per_axis(h->plan, h->plan->edges); })
+      .def_property_readonly(
+          "axis_cell",
+          [](const Handle& h) { return h->plan->cells(), per_axis(h->plan, h->plan->axis_cell); })
+      .def_property_readonly(
+          "cell_start", [](const Handle& h) { return h->plan->cells(), array(h->plan, h->plan->cell_start); })
+      .def_property_readonly(
+          "cell_region",
+          [](const Handle& h) { return h->plan->cells(), array(h->plan, h->plan->cell_region); })
+      .def_property_readonly(
+          "uncovered", [](const Handle& h) { return uncovered(*h); },
+          "(number of elements no region covers, index of the first or None)")
+      .def(
+          "on_device",
+          [](const Handle& h, py::object offsets, py::object order, py::sequence edges,
+             py::sequence axis_cell, py::object cell_start, py::object cell_region) {
+            return plan_on_device(*h, offsets, order, edges, axis_cell, cell_start, cell_region);
+          },
+          "The same plan over copies of its lists on a CUDA device, which the handle keeps alive.");
   m.def("build_info", &build_info, "What this module was built with and which instruction set it runs.");
 
   py::module_ on_cpu = m.def_submodule("cpu");
-  on_cpu.def("build_plan", &build_plan, py::arg("offsets"), py::arg("canvas"), py::arg("patch"), py::arg("wrap"),
+  on_cpu.def("build_plan", &build_plan, py::arg("offsets"), py::arg("canvas"), py::arg("patch"),
+             py::arg("wrap"),
              "Checks offsets int64 [R, n] and returns a PlanHandle; its lists are computed when first read.");
   on_cpu.def("use_simd", &cpu::use_simd, py::arg("name"),
              "Run the kernels of 'avx512', 'avx2' or 'baseline'; False where that is not possible.");

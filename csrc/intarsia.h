@@ -2,8 +2,8 @@
 // Every kernel entry point of intarsia: raw pointers, shapes and a stream or a thread count.
 // No Python, no torch: a C++ server can include this file and link the kernels.
 //
-// Shapes: B batch, R regions, C channels, *S canvas axes, *s patch axes (1 to 3 of them); tensors are dense and
-// row-major. Axes are stored right-aligned in three: a leading axis that is not there has size 1.
+// Shapes: B batch, R regions, C channels, *S canvas axes, *s patch axes (1 to 3 of them); tensors are dense
+// and row-major. Axes are stored right-aligned in three: a leading axis that is not there has size 1.
 #pragma once
 
 #include <cstdint>
@@ -16,12 +16,12 @@ constexpr int kMaxDims = 3;
 // Rows of the canvas that share one list of regions, cut into pieces that fit the first-level cache.
 // Only the CPU kernels walk them; `Plan` (kernels/common/plan.h) builds them.
 struct Band {
-  int64_t row_cell;  // cell along axis 0 times cells[1] plus cell along axis 1
-  int64_t x0;        // place along axis 0
-  int64_t x1, rows;  // first place and number of places along axis 1
-  int64_t x2, width; // first place and number of places along axis 2
-  int64_t cost;      // work in this band and all before it, to cut the list into equal shares
-  bool single;       // every element is covered exactly once
+  int64_t row_cell;   // cell along axis 0 times cells[1] plus cell along axis 1
+  int64_t x0;         // place along axis 0
+  int64_t x1, rows;   // first place and number of places along axis 1
+  int64_t x2, width;  // first place and number of places along axis 2
+  int64_t cost;       // work in this band and all before it, to cut the list into equal shares
+  bool single;        // every element is covered exactly once
 };
 
 // Where the regions lie and which of them cover each place of the canvas. Borrowed memory.
@@ -35,11 +35,12 @@ struct PlanView {
   const int64_t* order = nullptr;    // [R] regions by offset, ties by index: the order of every sum
 
   // Cells: between neighbouring region edges the covering list is constant.
-  int64_t cells[kMaxDims] = {1, 1, 1};                          // K
-  const int64_t* edges[kMaxDims] = {nullptr, nullptr, nullptr};      // [K + 1]; null for a leading axis
-  const int32_t* axis_cell[kMaxDims] = {nullptr, nullptr, nullptr};  // [S] place -> cell; null for a leading axis
-  const int64_t* cell_start = nullptr;   // [prod K + 1] into cell_region
-  const int32_t* cell_region = nullptr;  // regions of each cell, in order
+  int64_t cells[kMaxDims] = {1, 1, 1};                           // K
+  const int64_t* edges[kMaxDims] = {nullptr, nullptr, nullptr};  // [K + 1]; null for a leading axis
+  const int32_t* axis_cell[kMaxDims] = {nullptr, nullptr,
+                                        nullptr};  // [S] place -> cell; null for a leading axis
+  const int64_t* cell_start = nullptr;             // [prod K + 1] into cell_region
+  const int32_t* cell_region = nullptr;            // regions of each cell, in order
 
   // The CPU kernels' own form of the same lists; null in a plan on another device.
   const int64_t* row_start = nullptr;   // [K0 * K1 + 1] into row_region
@@ -52,23 +53,23 @@ struct PlanView {
 // or coefficient[r] * window[r or 0][j].
 struct WeightView {
   bool separable = true;
-  DType dtype = DType::f32;  // f32, or f64 when the patches are
+  DType dtype = DType::f32;                                    // f32, or f64 when the patches are
   const void* factor[kMaxDims] = {nullptr, nullptr, nullptr};  // [s_i]; null for a leading axis
-  const void* window = nullptr;       // [R or 1, *s] when not separable
-  int64_t window_regions = 1;         // R or 1
-  const void* coefficient = nullptr;  // [R] or null
+  const void* window = nullptr;                                // [R or 1, *s] when not separable
+  int64_t window_regions = 1;                                  // R or 1
+  const void* coefficient = nullptr;                           // [R] or null
 };
 
 // What a kernel found wrong; `where` is an index whose meaning depends on the code.
 struct Status {
   enum Code : int32_t {
     ok,
-    weight_not_finite,        // where: element, counted through the factors or the window
-    coefficient_not_finite,   // where: region
-    coefficient_negative,     // where: region; only under normalize
-    total_not_positive,       // where: canvas element
+    weight_not_finite,       // where: element, counted through the factors or the window
+    coefficient_not_finite,  // where: region
+    coefficient_negative,    // where: region; only under normalize
+    total_not_positive,      // where: canvas element
     out_of_memory,
-    launch_failed,            // detail: the driver's words
+    launch_failed,  // detail: the driver's words
   } code = ok;
   int64_t where = 0;
   const char* detail = nullptr;
@@ -77,21 +78,22 @@ struct Status {
 namespace cpu {
 
 // out[b,r,c,j] = cast(canvas[b,c,offset_r + j] * scale[b]). scale is f32, f64 when the canvas is; null = 1.
-Status extract_patches(void* out /* [B,R,C,*s] */, DType out_dtype, const void* canvas /* [B,C,*S] */, DType in_dtype,
-                       int64_t batch, int64_t channels, const PlanView& plan, const void* scale /* [B] or null */,
-                       int threads);
+Status extract_patches(void* out /* [B,R,C,*s] */, DType out_dtype, const void* canvas /* [B,C,*S] */,
+                       DType in_dtype, int64_t batch, int64_t channels, const PlanView& plan,
+                       const void* scale /* [B] or null */, int threads);
 
 // out[b,c,x] = sum_r w_r(x - offset_r) patches[b,r,c,x - offset_r], divided by sum_r w_r under normalize.
 // Sums run in the plan's order in f32 (f64 for f64 patches): equal bit for bit for any threads and batch.
-Status scatter_average(void* out /* [B,C,*S] */, DType out_dtype, const void* patches /* [B,R,C,*s] */, DType in_dtype,
-                       int64_t batch, int64_t channels, const PlanView& plan, const WeightView& weight, bool normalize,
-                       int threads);
+Status scatter_average(void* out /* [B,C,*S] */, DType out_dtype, const void* patches /* [B,R,C,*s] */,
+                       DType in_dtype, int64_t batch, int64_t channels, const PlanView& plan,
+                       const WeightView& weight, bool normalize, int threads);
 
 // out[x] = sum_r w_r(x - offset_r), in the weight's dtype.
 Status weight_total(void* out /* [*S] */, DType out_dtype, const PlanView& plan, const WeightView& weight,
                     int threads);
 
-// out[j] = exp(-((j - m) / n)^2 / (2 f^2)) / sqrt(2 pi f^2), m = (n - 1) / 2, in f64, stored as out_dtype (f32, f64).
+// out[j] = exp(-((j - m) / n)^2 / (2 f^2)) / sqrt(2 pi f^2), m = (n - 1) / 2, in f64, stored as out_dtype
+// (f32, f64).
 Status gaussian_weights(void* out /* [s] */, DType out_dtype, int64_t size, double sigma_fraction);
 
 // The instruction set whose kernels run here: "avx512", "avx2" or "baseline".
@@ -104,11 +106,13 @@ bool use_simd(const char* name);
 namespace cuda {
 
 // The same on the current device; plan, weights and scale live there, and `stream` is a cudaStream_t.
-// Nothing waits for the device, so bad weights cannot be reported: where a total is not positive the result is NaN.
-Status extract_patches(void* out, DType out_dtype, const void* canvas, DType in_dtype, int64_t batch, int64_t channels,
-                       const PlanView& plan, const void* scale, void* stream);
+// Nothing waits for the device, so bad weights cannot be reported: where a total is not positive the result
+// is NaN.
+Status extract_patches(void* out, DType out_dtype, const void* canvas, DType in_dtype, int64_t batch,
+                       int64_t channels, const PlanView& plan, const void* scale, void* stream);
 Status scatter_average(void* out, DType out_dtype, const void* patches, DType in_dtype, int64_t batch,
-                       int64_t channels, const PlanView& plan, const WeightView& weight, bool normalize, void* stream);
+                       int64_t channels, const PlanView& plan, const WeightView& weight, bool normalize,
+                       void* stream);
 Status weight_total(void* out, DType out_dtype, const PlanView& plan, const WeightView& weight, void* stream);
 Status gaussian_weights(void* out, DType out_dtype, int64_t size, double sigma_fraction, void* stream);
 

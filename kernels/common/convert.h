@@ -24,9 +24,15 @@ INTARSIA_INLINE To bit_cast(From from) {
   return to;
 }
 
-INTARSIA_INLINE float widen(float x) { return x; }
-INTARSIA_INLINE double widen(double x) { return x; }
-INTARSIA_INLINE float widen(bf16 x) { return bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
+INTARSIA_INLINE float widen(float x) {
+  return x;
+}
+INTARSIA_INLINE double widen(double x) {
+  return x;
+}
+INTARSIA_INLINE float widen(bf16 x) {
+  return bit_cast<float>(static_cast<uint32_t>(x.bits) << 16);
+}
 
 INTARSIA_INLINE float widen(f16 x) {
   const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000u) << 16;

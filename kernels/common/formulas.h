@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The arithmetic of one element, shared by the CPU and CUDA kernels, so that CPU tests exercise what the GPU runs.
+// The arithmetic of one element, shared by the CPU and CUDA kernels, so that CPU tests exercise what the GPU
+// runs.
 #pragma once
 
 #include <cmath>
@@ -9,8 +10,9 @@
 
 namespace intarsia {
 
-// Place x seen from a region at `offset` on an axis of `size` places; offsets of wrapped axes lie in [0, size).
-// The region covers x when 0 <= result < patch: without wrap a place before the region gives a result >= size or < 0.
+// Place x seen from a region at `offset` on an axis of `size` places; offsets of wrapped axes lie in [0,
+// size). The region covers x when 0 <= result < patch: without wrap a place before the region gives a result
+// >= size or < 0.
 INTARSIA_INLINE int64_t local_coordinate(int64_t x, int64_t offset, int64_t size, bool wrap) {
   const int64_t d = x - offset;
   return wrap && d < 0 ? d + size : d;

@@ -41,7 +41,8 @@ class Plan {
   struct Range {
     int64_t first, last;
   };
-  // The cells, or with K = S the places, that a region covers along an axis: two ranges when it crosses the seam.
+  // The cells, or with K = S the places, that a region covers along an axis: two ranges when it crosses the
+  // seam.
   struct Ranges {
     Range range[2];
     int count;
@@ -77,14 +78,15 @@ constexpr int64_t band_width = 1024, band_elements = 4096;
 constexpr int64_t copied_run = 256;
 }  // namespace plan_limits
 
-inline Plan::Plan(const int64_t* given, int64_t regions, std::vector<int64_t> canvas, std::vector<int64_t> patch,
-                  std::vector<bool> wrap) {
+inline Plan::Plan(const int64_t* given, int64_t regions, std::vector<int64_t> canvas,
+                  std::vector<int64_t> patch, std::vector<bool> wrap) {
   const int n = static_cast<int>(canvas.size());
   if (n < 1 || n > kMaxDims || patch.size() != canvas.size() || wrap.size() != canvas.size()) {
     throw std::invalid_argument("canvas, patch and wrap must have the same 1 to 3 axes");
   }
   if (regions < 0 || regions > INT32_MAX) {
-    throw std::invalid_argument("offsets must hold at most 2147483647 regions, got " + std::to_string(regions));
+    throw std::invalid_argument("offsets must hold at most 2147483647 regions, got " +
+                                std::to_string(regions));
   }
   view_.ndim = n;
   view_.regions = regions;
@@ -106,9 +108,10 @@ inline Plan::Plan(const int64_t* given, int64_t regions, std::vector<int64_t> ca
         at %= canvas[i];
         at += at < 0 ? canvas[i] : 0;
       } else if (at < 0 || at > canvas[i] - patch[i]) {
-        throw std::invalid_argument("offsets must keep every region inside the canvas, region " + std::to_string(r) +
-                                    " spans " + std::to_string(at) + " to " + std::to_string(at + patch[i]) +
-                                    " on axis " + std::to_string(i) + " of " + std::to_string(canvas[i]));
+        throw std::invalid_argument("offsets must keep every region inside the canvas, region " +
+                                    std::to_string(r) + " spans " + std::to_string(at) + " to " +
+                                    std::to_string(at + patch[i]) + " on axis " + std::to_string(i) + " of " +
+                                    std::to_string(canvas[i]));
       }
     }
   }
@@ -151,8 +154,9 @@ inline void Plan::find_edges() {
     view_.cells[axis] = size == 0 ? 0 : static_cast<int64_t>(e.size()) - 1;
     product *= view_.cells[axis];
     if (product > plan_limits::cells) {
-      throw std::invalid_argument("offsets must cut the canvas into at most 67108864 cells, got more. "
-                                  "Put the regions on a regular grid or split the canvas.");
+      throw std::invalid_argument(
+          "offsets must cut the canvas into at most 67108864 cells, got more. "
+          "Put the regions on a regular grid or split the canvas.");
     }
   }
 }
@@ -188,8 +192,9 @@ inline void Plan::find_rows() {
     range2_[r] = covered_cells(r, 2);
     each_row_cell(r, [&](int64_t row) { ++row_start_[row + 1], ++entries; });
     if (entries > plan_limits::entries) {
-      throw std::invalid_argument("offsets must make at most 134217728 pairs of a cell and a region, got more. "
-                                  "Use fewer regions, a larger stride or a smaller canvas.");
+      throw std::invalid_argument(
+          "offsets must make at most 134217728 pairs of a cell and a region, got more. "
+          "Use fewer regions, a larger stride or a smaller canvas.");
     }
   }
   std::partial_sum(row_start_.begin(), row_start_.end(), row_start_.begin());
@@ -228,7 +233,8 @@ inline void Plan::add_bands(int64_t row_cell, int64_t first, int64_t last, int64
       for (int64_t x2 = first; x2 < last; x2 += width) {
         const int64_t columns = std::min(width, last - x2);
         const int64_t before = bands_.empty() ? 0 : bands_.back().cost;
-        bands_.push_back({row_cell, x0, x1, rows, x2, columns, before + rows * columns * (depth + 2), single});
+        bands_.push_back(
+            {row_cell, x0, x1, rows, x2, columns, before + rows * columns * (depth + 2), single});
       }
     }
   }
@@ -298,7 +304,8 @@ inline const PlanView& Plan::cells() {
     for (int64_t i = row_start_[row]; i < row_start_[row + 1]; ++i) {
       const Ranges& ranges = range2_[row_region_[i]];
       for (int j = 0; j < ranges.count; ++j) {
-        for (int64_t k = ranges.range[j].first; k < ranges.range[j].last; ++k) act(row * columns + k, row_region_[i]);
+        for (int64_t k = ranges.range[j].first; k < ranges.range[j].last; ++k)
+          act(row * columns + k, row_region_[i]);
       }
     }
   };
@@ -307,8 +314,9 @@ inline const PlanView& Plan::cells() {
   for (int64_t row = 0; row < row_cells; ++row) {
     each_cell(row, [&](int64_t cell, int32_t) { ++cell_start[cell + 1], ++entries; });
     if (entries > plan_limits::entries) {
-      throw std::invalid_argument("offsets must make at most 134217728 pairs of a cell and a region, got more. "
-                                  "Use fewer regions, a larger stride or a smaller canvas.");
+      throw std::invalid_argument(
+          "offsets must make at most 134217728 pairs of a cell and a region, got more. "
+          "Use fewer regions, a larger stride or a smaller canvas.");
     }
   }
   std::partial_sum(cell_start.begin(), cell_start.end(), cell_start.begin());

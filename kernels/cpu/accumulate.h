@@ -7,16 +7,17 @@
 
 namespace intarsia::cpu::INTARSIA_ISA {
 
-// One region's part of a band. Its weight at (row, column) is (base * f1[row * f1_step]) * w[row * w_step + column].
+// One region's part of a band. Its weight at (row, column) is (base * f1[row * f1_step]) * w[row * w_step +
+// column].
 template <class A>
 struct Piece {
   const A* w;
   const A* f1;
   A base;
   int64_t f1_step, w_step;
-  int64_t patch;       // element of the patch plane under the piece's first element
+  int64_t patch;  // element of the patch plane under the piece's first element
   int64_t region;
-  int64_t at, columns; // where the piece lies in the band's rows
+  int64_t at, columns;  // where the piece lies in the band's rows
 };
 
 // sums[j] += weight * p[j] for the first n < lanes elements; sums may be read and rewritten a vector beyond.
@@ -63,7 +64,8 @@ INTARSIA_INLINE void add_narrow(A* sums, int64_t sums_step, const T* p, int64_t 
   }
 }
 
-// `next` is where the following piece starts: the hardware's prefetchers stop at a page, and a piece is often one.
+// `next` is where the following piece starts: the hardware's prefetchers stop at a page, and a piece is often
+// one.
 template <class T, class A>
 INTARSIA_INLINE void add_piece(A* sums, int64_t sums_step, const T* p, int64_t p_step, const Piece<A>& piece,
                                int64_t rows, const T* next) {
@@ -99,8 +101,8 @@ INTARSIA_INLINE void add_weights(A* totals, int64_t totals_step, const Piece<A>&
   }
 }
 
-// totals -> 1 / totals; the first column whose reciprocal is of no use, or -1. (It is positive and finite exactly when
-// the total is, but for totals so small that their reciprocal overflows.)
+// totals -> 1 / totals; the first column whose reciprocal is of no use, or -1. (It is positive and finite
+// exactly when the total is, but for totals so small that their reciprocal overflows.)
 template <class A>
 INTARSIA_INLINE int64_t invert(A* totals, int64_t n) {
   constexpr int64_t L = lanes<A>;

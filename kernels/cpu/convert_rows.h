@@ -37,19 +37,21 @@ void convert_rows_as(Out* dst, int64_t dst_stride, const In* src, int64_t src_st
 
 // dst[i, j] = cast(src[i, j] * scale), [rows, n] with the given strides between rows.
 template <class In, class Out>
-INTARSIA_INLINE void convert_rows(Out* dst, int64_t dst_stride, const In* src, int64_t src_stride, int64_t rows,
-                                  int64_t n, const typename Accumulator<In>::type* scale, bool streamed) {
+INTARSIA_INLINE void convert_rows(Out* dst, int64_t dst_stride, const In* src, int64_t src_stride,
+                                  int64_t rows, int64_t n, const typename Accumulator<In>::type* scale,
+                                  bool streamed) {
   // Halves of one kind travel as bits, two to a float.
   if constexpr (std::is_same_v<In, Out> && sizeof(In) == 2) {
     if (!scale && n % 2 == 0 && dst_stride % 2 == 0 && src_stride % 2 == 0 &&
         (reinterpret_cast<uintptr_t>(dst) | reinterpret_cast<uintptr_t>(src)) % 4 == 0) {
       return convert_rows<float, float>(reinterpret_cast<float*>(dst), dst_stride / 2,
-                                        reinterpret_cast<const float*>(src), src_stride / 2, rows, n / 2, nullptr,
-                                        streamed);
+                                        reinterpret_cast<const float*>(src), src_stride / 2, rows, n / 2,
+                                        nullptr, streamed);
     }
   }
-  const auto run = scale ? (streamed ? convert_rows_as<In, Out, true, true> : convert_rows_as<In, Out, true, false>)
-                         : (streamed ? convert_rows_as<In, Out, false, true> : convert_rows_as<In, Out, false, false>);
+  const auto run =
+      scale ? (streamed ? convert_rows_as<In, Out, true, true> : convert_rows_as<In, Out, true, false>)
+            : (streamed ? convert_rows_as<In, Out, false, true> : convert_rows_as<In, Out, false, false>);
   run(dst, dst_stride, src, src_stride, rows, n, scale ? *scale : 1);
 }
 

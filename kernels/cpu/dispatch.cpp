@@ -3,8 +3,8 @@
 #include <atomic>
 #include <cinttypes>
 #include <cstdio>
-#include <initializer_list>
 #include <cstring>
+#include <initializer_list>
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
@@ -26,7 +26,8 @@ constexpr Kernels kBaseline = {"baseline", baseline::extract_patches, baseline::
                                baseline::weight_total};
 #if defined(INTARSIA_X86_KERNELS)
 constexpr Kernels kAvx2 = {"avx2", avx2::extract_patches, avx2::scatter_average, avx2::weight_total};
-constexpr Kernels kAvx512 = {"avx512", avx512::extract_patches, avx512::scatter_average, avx512::weight_total};
+constexpr Kernels kAvx512 = {"avx512", avx512::extract_patches, avx512::scatter_average,
+                             avx512::weight_total};
 #endif
 
 bool runs_here(const char* name) {
@@ -103,7 +104,9 @@ bool worth_streaming(int64_t bytes_out, int64_t bytes_in) {
   return 2 * bytes_out >= last_level_cache() && bytes_out + bytes_in > last_level_cache();
 }
 
-const char* simd() { return kernels().name; }
+const char* simd() {
+  return kernels().name;
+}
 
 bool use_simd(const char* name) {
   const Kernels* found = find(name);
@@ -111,15 +114,16 @@ bool use_simd(const char* name) {
   return found != nullptr;
 }
 
-Status extract_patches(void* out, DType out_dtype, const void* canvas, DType in_dtype, int64_t batch, int64_t channels,
-                       const PlanView& plan, const void* scale, int threads) {
+Status extract_patches(void* out, DType out_dtype, const void* canvas, DType in_dtype, int64_t batch,
+                       int64_t channels, const PlanView& plan, const void* scale, int threads) {
   return kernels().extract_patches(out, out_dtype, canvas, in_dtype, batch, channels, plan, scale, threads);
 }
 
 Status scatter_average(void* out, DType out_dtype, const void* patches, DType in_dtype, int64_t batch,
-                       int64_t channels, const PlanView& plan, const WeightView& weight, bool normalize, int threads) {
-  return kernels().scatter_average(out, out_dtype, patches, in_dtype, batch, channels, plan, weight, normalize,
-                                   threads);
+                       int64_t channels, const PlanView& plan, const WeightView& weight, bool normalize,
+                       int threads) {
+  return kernels().scatter_average(out, out_dtype, patches, in_dtype, batch, channels, plan, weight,
+                                   normalize, threads);
 }
 
 Status weight_total(void* out, DType out_dtype, const PlanView& plan, const WeightView& weight, int threads) {

@@ -15,19 +15,21 @@ class Extraction {
  public:
   using A = typename Accumulator<In>::type;
 
-  Extraction(Out* out, const In* canvas, int64_t batch, int64_t channels, const PlanView& plan, const A* scale)
+  Extraction(Out* out, const In* canvas, int64_t batch, int64_t channels, const PlanView& plan,
+             const A* scale)
       : out_(out), canvas_(canvas), batch_(batch), channels_(channels), plan_(plan), scale_(scale) {
     const int64_t plane_out = plan.patch[0] * plan.patch[1] * plan.patch[2];
     const int64_t bytes_out = batch * plan.regions * channels * plane_out * static_cast<int64_t>(sizeof(Out));
     bytes_canvas_ = batch * channels * canvas_plane() * static_cast<int64_t>(sizeof(In));
     bytes_ = bytes_out;
     streamed_ = worth_streaming(bytes_out, bytes_canvas_);
-    // In one dimension the rectangle to copy has a row per channel, as many as stay cached until the next region
-    // meets their overlap; otherwise it is a channel's patch.
+    // In one dimension the rectangle to copy has a row per channel, as many as stay cached until the next
+    // region meets their overlap; otherwise it is a channel's patch.
     rows_are_channels_ = plan.ndim == 1;
     rows_ = rows_are_channels_ ? std::min<int64_t>(channels, kChannelRows) : plan.patch[0] * plan.patch[1];
     groups_ = rows_are_channels_ && channels > 0 ? (channels + rows_ - 1) / rows_ : channels;
-    // A canvas beyond the caches is walked channel by channel: neighbouring patches then meet it in the cache.
+    // A canvas beyond the caches is walked channel by channel: neighbouring patches then meet it in the
+    // cache.
     channels_outside_ = !rows_are_channels_ && bytes_canvas_ > last_level_cache();
   }
 
@@ -56,11 +58,12 @@ class Extraction {
     const int64_t R = plan_.regions, C = channels_;
     const int64_t patch_plane = plan_.patch[0] * plan_.patch[1] * plan_.patch[2];
     if (rows_are_channels_) {
-      const int64_t b = plane / (groups_ * R), c = plane / R % groups_ * rows_ + from, r = plan_.order[plane % R];
+      const int64_t b = plane / (groups_ * R), c = plane / R % groups_ * rows_ + from,
+                    r = plan_.order[plane % R];
       const int64_t rows = std::min(to - from, C - c);  // the last group may have fewer
       if (rows <= 0) return;
-      copy_columns(out_ + ((b * R + r) * C + c) * patch_plane, canvas_ + (b * C + c) * canvas_plane(), canvas_plane(),
-                   rows, r, b);
+      copy_columns(out_ + ((b * R + r) * C + c) * patch_plane, canvas_ + (b * C + c) * canvas_plane(),
+                   canvas_plane(), rows, r, b);
       return;
     }
     int64_t b, r, c;
@@ -101,8 +104,8 @@ class Extraction {
 };
 
 template <class In, class Out>
-void extract(void* out, const void* canvas, int64_t batch, int64_t channels, const PlanView& plan, const void* scale,
-             int threads) {
+void extract(void* out, const void* canvas, int64_t batch, int64_t channels, const PlanView& plan,
+             const void* scale, int threads) {
   using A = typename Accumulator<In>::type;
   Extraction<In, Out>(static_cast<Out*>(out), static_cast<const In*>(canvas), batch, channels, plan,
                       static_cast<const A*>(scale))
@@ -119,8 +122,8 @@ constexpr Extract kExtract[4][4] = {
 
 }  // namespace
 
-Status extract_patches(void* out, DType out_dtype, const void* canvas, DType in_dtype, int64_t batch, int64_t channels,
-                       const PlanView& plan, const void* scale, int threads) {
+Status extract_patches(void* out, DType out_dtype, const void* canvas, DType in_dtype, int64_t batch,
+                       int64_t channels, const PlanView& plan, const void* scale, int threads) {
   kExtract[static_cast<int>(in_dtype)][static_cast<int>(out_dtype)](out, canvas, batch, channels, plan, scale,
                                                                     threads);
   return {};

@@ -9,7 +9,8 @@
 
 namespace intarsia::cpu::INTARSIA_ISA {
 
-// Calls act(first, last) with one contiguous share of [0, total) per thread: each thread streams its own memory.
+// Calls act(first, last) with one contiguous share of [0, total) per thread: each thread streams its own
+// memory.
 template <class Act>
 inline void share_out(int64_t total, int team, const Act& act) {
 #if defined(_OPENMP)

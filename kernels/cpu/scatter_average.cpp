@@ -12,7 +12,8 @@
 namespace intarsia::cpu::INTARSIA_ISA {
 namespace {
 
-// A plan's bands hold at most 4096 elements; their rows are padded to a multiple of 16 and 16 more, for whole vectors.
+// A plan's bands hold at most 4096 elements; their rows are padded to a multiple of 16 and 16 more, for whole
+// vectors.
 constexpr int64_t kBandElements = 4096, kScratch = 2 * kBandElements + 64;
 
 struct Free {
@@ -33,7 +34,8 @@ class Weights {
   Weights(const PlanView& plan, const WeightView& view)
       : plan_(plan), view_(view), coefficient_(static_cast<const A*>(view.coefficient)) {}
 
-  // Finite throughout, and under normalize no negative coefficient. Finds out what the products are bounded by.
+  // Finite throughout, and under normalize no negative coefficient. Finds out what the products are bounded
+  // by.
   Status check(bool normalize) {
     A low = 1, high = 1;
     if (coefficient_ && plan_.regions > 0) {
@@ -140,8 +142,8 @@ constexpr Finish<A> kFinish[4] = {finish_rows<f16, A>, finish_rows<bf16, A>, fin
                                   finish_rows<double, A>};
 
 template <class T>
-void convert_to(DType dtype, char* dst, int64_t dst_step, const T* src, int64_t src_step, int64_t rows, int64_t n,
-                bool streamed) {
+void convert_to(DType dtype, char* dst, int64_t dst_step, const T* src, int64_t src_step, int64_t rows,
+                int64_t n, bool streamed) {
   switch (dtype) {
     case DType::f16:
       return convert_rows(reinterpret_cast<f16*>(dst), dst_step, src, src_step, rows, n, nullptr, streamed);
@@ -150,7 +152,8 @@ void convert_to(DType dtype, char* dst, int64_t dst_step, const T* src, int64_t 
     case DType::f32:
       return convert_rows(reinterpret_cast<float*>(dst), dst_step, src, src_step, rows, n, nullptr, streamed);
     case DType::f64:
-      return convert_rows(reinterpret_cast<double*>(dst), dst_step, src, src_step, rows, n, nullptr, streamed);
+      return convert_rows(reinterpret_cast<double*>(dst), dst_step, src, src_step, rows, n, nullptr,
+                          streamed);
   }
 }
 
@@ -162,12 +165,20 @@ class Scatter {
 
   Scatter(void* out, DType out_dtype, const T* patches, int64_t batch, int64_t channels, const PlanView& plan,
           const Weights<A>& weights, bool normalize)
-      : out_(static_cast<char*>(out)), out_dtype_(out_dtype), patches_(patches), batch_(batch), channels_(channels),
-        plan_(plan), weights_(weights), normalize_(normalize), rows_are_channels_(plan.ndim == 1),
+      : out_(static_cast<char*>(out)),
+        out_dtype_(out_dtype),
+        patches_(patches),
+        batch_(batch),
+        channels_(channels),
+        plan_(plan),
+        weights_(weights),
+        normalize_(normalize),
+        rows_are_channels_(plan.ndim == 1),
         patch_plane_(plan.patch[0] * plan.patch[1] * plan.patch[2]),
         canvas_plane_(plan.canvas[0] * plan.canvas[1] * plan.canvas[2]) {
     bytes_out_ = batch * channels * canvas_plane_ * element_size(out_dtype);
-    bytes_in_ = patches ? batch * plan.regions * channels * patch_plane_ * static_cast<int64_t>(sizeof(T)) : 0;
+    bytes_in_ =
+        patches ? batch * plan.regions * channels * patch_plane_ * static_cast<int64_t>(sizeof(T)) : 0;
     streamed_ = worth_streaming(bytes_out_, bytes_in_);
     for (int64_t k = 0; plan.row_start && k < row_cells(); ++k) {
       most_regions_ = std::max(most_regions_, plan.row_start[k + 1] - plan.row_start[k]);
@@ -179,9 +190,8 @@ class Scatter {
     if (planes == 0 || plan_.num_bands == 0) return {};
     const int64_t total = plan_.bands[plan_.num_bands - 1].cost;
     Status found;
-    share_out(total, team_size(threads, bytes_in_ + bytes_out_), [&](int64_t first, int64_t last) {
-      report(run_share(place(first), place(last)), found);
-    });
+    share_out(total, team_size(threads, bytes_in_ + bytes_out_),
+              [&](int64_t first, int64_t last) { report(run_share(place(first), place(last)), found); });
     return found;
   }
 
@@ -203,8 +213,8 @@ class Scatter {
 
   Place place(int64_t cost) const {
     const Band* end = plan_.bands + plan_.num_bands;
-    const Band* band =
-        std::upper_bound(plan_.bands, end, cost, [](int64_t c, const Band& candidate) { return c < candidate.cost; });
+    const Band* band = std::upper_bound(plan_.bands, end, cost,
+                                        [](int64_t c, const Band& candidate) { return c < candidate.cost; });
     if (band == end) return {plan_.num_bands, 0};
     const int64_t before = band == plan_.bands ? 0 : band[-1].cost;
     const double part = static_cast<double>(cost - before) / static_cast<double>(band->cost - before);
@@ -242,14 +252,16 @@ class Scatter {
     if (normalize_ && !(copied && weights_.positive())) {
       for (int64_t i = 0; i < rows; ++i) {
         const int64_t bad = invert(totals + i * step, band.width);
-        if (bad >= 0) return {Status::total_not_positive, canvas_element(band) + i * plan_.canvas[2] + bad, nullptr};
+        if (bad >= 0)
+          return {Status::total_not_positive, canvas_element(band) + i * plan_.canvas[2] + bad, nullptr};
       }
     }
     const int64_t most = rows_are_channels_ ? std::max<int64_t>(1, 3 * kBandElements / 2 / step) : 1;
     for (int64_t plane = from; plane < to;) {
       // Channels of one sample lie together in a patch, as its rows do.
       const int64_t c = plane % channels_;
-      const int64_t taken = rows_are_channels_ ? std::min({copied ? to : most, to - plane, channels_ - c}) : 1;
+      const int64_t taken =
+          rows_are_channels_ ? std::min({copied ? to : most, to - plane, channels_ - c}) : 1;
       const int64_t height = rows_are_channels_ ? taken : rows;
       const auto source = [&](const Piece<A>& piece, int64_t q) {
         return patches_ +
@@ -261,7 +273,8 @@ class Scatter {
       } else {
         std::fill_n(sums, height * step, A(0));
         for (int64_t k = 0; k < n; ++k) {
-          const T* next = k + 1 < n ? source(pieces[k + 1], plane) : source(pieces[0], std::min(plane + taken, to - 1));
+          const T* next =
+              k + 1 < n ? source(pieces[k + 1], plane) : source(pieces[0], std::min(plane + taken, to - 1));
           add_piece(sums, step, source(pieces[k], plane), plan_.patch[2], pieces[k], height, next);
         }
         write(band, plane, height, sums, step, normalize_ ? totals : nullptr, rows_are_channels_ ? 0 : step);
@@ -281,8 +294,8 @@ class Scatter {
     return out_ + (plane * canvas_plane_ + canvas_element(band)) * element_size(out_dtype_);
   }
 
-  void write(const Band& band, int64_t plane, int64_t height, const A* values, int64_t step, const A* reciprocal,
-             int64_t reciprocal_step) const {
+  void write(const Band& band, int64_t plane, int64_t height, const A* values, int64_t step,
+             const A* reciprocal, int64_t reciprocal_step) const {
     kFinish<A>[static_cast<int>(out_dtype_)](out_at(band, plane), out_step(), values, step, reciprocal,
                                              reciprocal_step, height, band.width, streamed_);
   }
@@ -331,8 +344,8 @@ class Scatter {
 };
 
 template <class T>
-Status scatter(void* out, DType out_dtype, const void* patches, int64_t batch, int64_t channels, const PlanView& plan,
-               const WeightView& view, bool normalize, int threads) {
+Status scatter(void* out, DType out_dtype, const void* patches, int64_t batch, int64_t channels,
+               const PlanView& plan, const WeightView& view, bool normalize, int threads) {
   Weights<typename Accumulator<T>::type> weights(plan, view);
   const Status status = weights.check(normalize);
   if (status.code != Status::ok) return status;
@@ -343,8 +356,8 @@ Status scatter(void* out, DType out_dtype, const void* patches, int64_t batch, i
 }  // namespace
 
 Status scatter_average(void* out, DType out_dtype, const void* patches, DType in_dtype, int64_t batch,
-                       int64_t channels, const PlanView& plan, const WeightView& weight, bool normalize, int threads) {
-
+                       int64_t channels, const PlanView& plan, const WeightView& weight, bool normalize,
+                       int threads) {
   const auto kernel = in_dtype == DType::f16    ? scatter<f16>
                       : in_dtype == DType::bf16 ? scatter<bf16>
                       : in_dtype == DType::f32  ? scatter<float>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Vectors of the width this file is compiled for. Each lane is computed as a scalar would be, so the width never
-// shows in a result.
+// Vectors of the width this file is compiled for. Each lane is computed as a scalar would be, so the width
+// never shows in a result.
 #pragma once
 
 #include <cstddef>
@@ -116,7 +116,9 @@ struct Memory<float, f16> {
 // The first n < lanes elements; the other lanes are zero and are not touched in memory.
 
 #if defined(__AVX512BW__)
-INTARSIA_INLINE __mmask32 first(int64_t n) { return static_cast<__mmask32>((uint64_t{1} << n) - 1); }
+INTARSIA_INLINE __mmask32 first(int64_t n) {
+  return static_cast<__mmask32>((uint64_t{1} << n) - 1);
+}
 #endif
 
 template <class A, class T>
@@ -158,7 +160,8 @@ INTARSIA_INLINE void store_first<float, float>(float* p, V<float> v, int64_t n) 
 }
 #endif
 
-// Past the caches: for results larger than the last of them, which nobody reads again soon. p is aligned to its size.
+// Past the caches: for results larger than the last of them, which nobody reads again soon. p is aligned to
+// its size.
 template <class A, class T>
 INTARSIA_INLINE void stream(T* p, V<A> v) {
 #if defined(__SSE2__)
@@ -191,8 +194,9 @@ INTARSIA_INLINE void stream_fence() {
 #endif
 }
 
-// Calls act(j, whole) over [0, n): one vector at 0, then aligned ones (whole = std::true_type: p + j is aligned), then one
-// that ends at n. Neighbours overlap at both ends, so act must be a pure function of j. Needs n >= L.
+// Calls act(j, whole) over [0, n): one vector at 0, then aligned ones (whole = std::true_type: p + j is
+// aligned), then one that ends at n. Neighbours overlap at both ends, so act must be a pure function of j.
+// Needs n >= L.
 template <int64_t L, class T, class Act>
 INTARSIA_INLINE void cover(const T* p, int64_t n, const Act& act) {
   constexpr uintptr_t line = L * sizeof(T);
@@ -203,6 +207,8 @@ INTARSIA_INLINE void cover(const T* p, int64_t n, const Act& act) {
   if (j < n) act(n - L, std::false_type{});
 }
 
-INTARSIA_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+INTARSIA_INLINE void prefetch(const void* p) {
+  __builtin_prefetch(p, 0, 3);
+}
 
 }  // namespace intarsia::cpu::INTARSIA_ISA

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+// How bindings.cpp, the only source that knows Python, reads tensors: through their Python attributes.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <string>
+
+#include "tensor_view.h"
+
+namespace intarsia {
+
+namespace py = pybind11;
+
+[[noreturn]] inline void refuse(const char* function, const char* argument, const std::string& requirement,
+                                const std::string& got) {
+  throw py::value_error(std::string(function) + ": " + argument + " must " + requirement + ", got " + got);
+}
+
+inline std::string words(const int64_t* values, int n) {
+  std::string text = "(";
+  for (int i = 0; i < n; ++i) text += (i ? ", " : "") + std::to_string(values[i]);
+  return text + (n == 1 ? ",)" : ")");
+}
+
+inline std::string words(const TensorView& t) {
+  return words(t.shape, t.rank);
+}
+
+// Looked up once and kept for the life of the process, as Python keeps its interned strings.
+struct Names {
+  PyObject *shape, *dtype, *data_ptr, *is_contiguous, *is_cpu, *is_cuda;
+  PyObject* dtypes[4];
+  PyObject* int64;
+
+  Names() {
+    const auto intern = [](const char* name) { return PyUnicode_InternFromString(name); };
+    shape = intern("shape"), dtype = intern("dtype"), data_ptr = intern("data_ptr");
+    is_contiguous = intern("is_contiguous"), is_cpu = intern("is_cpu"), is_cuda = intern("is_cuda");
+    const py::module_ torch = py::module_::import("torch");
+    const char* names[] = {"float16", "bfloat16", "float32", "float64"};
+    for (int i = 0; i < 4; ++i) dtypes[i] = py::object(torch.attr(names[i])).release().ptr();
+    int64 = py::object(torch.attr("int64")).release().ptr();
+  }
+
+  static const Names& get() {
+    static const Names* names = new Names;
+    return *names;
+  }
+};
+
+inline py::object owned(PyObject* object) {
+  if (!object) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(object);
+}
+
+enum class Device { cpu, cuda };
+
+struct Borrowed : TensorView {
+  bool is_int64 = false;
+};
+
+inline Borrowed borrow(py::handle tensor, const char* function, const char* argument, Device device) {
+  const Names& names = Names::get();
+  PyObject* t = tensor.ptr();
+  if (!PyObject_HasAttr(t, names.data_ptr)) {
+    refuse(function, argument, "be a tensor", py::str(py::type::of(tensor).attr("__name__")));
+  }
+  const auto truth = [](const py::object& object) { return object.ptr() == Py_True; };
+  if (!truth(owned(PyObject_GetAttr(t, device == Device::cpu ? names.is_cpu : names.is_cuda)))) {
+    refuse(function, argument, device == Device::cpu ? "be on the CPU" : "be on a CUDA device",
+           py::str(tensor.attr("device")));
+  }
+  if (!truth(owned(PyObject_CallMethodNoArgs(t, names.is_contiguous)))) {
+    refuse(function, argument, "be contiguous", "strides " + std::string(py::str(tensor.attr("stride")())));
+  }
+  Borrowed view;
+  const py::object dtype = owned(PyObject_GetAttr(t, names.dtype));
+  int i = 0;
+  while (i < 4 && dtype.ptr() != names.dtypes[i]) ++i;
+  view.is_int64 = dtype.ptr() == names.int64;
+  if (i == 4 && !view.is_int64)
+    refuse(function, argument, "be float16, bfloat16, float32 or float64", py::str(dtype));
+  view.dtype = static_cast<DType>(i % 4);
+  const py::object shape = owned(PyObject_GetAttr(t, names.shape));
+  view.rank = static_cast<int>(PyTuple_GET_SIZE(shape.ptr()));
+  if (view.rank > kMaxRank) refuse(function, argument, "have at most 6 axes", py::str(shape));
+  for (int k = 0; k < view.rank; ++k) view.shape[k] = PyLong_AsLongLong(PyTuple_GET_ITEM(shape.ptr(), k));
+  const py::object data = owned(PyObject_CallMethodNoArgs(t, names.data_ptr));
+  view.data = PyLong_AsVoidPtr(data.ptr());
+  if (PyErr_Occurred()) throw py::error_already_set();
+  return view;
+}
+
+}  // namespace intarsia
