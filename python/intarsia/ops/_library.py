@@ -122,5 +122,5 @@ def _refuse_tangents(function: str, tensors: tuple[Tensor | None, ...]) -> None:
     # PyTorch would silently return a tangent of zeros.
     for tensor in tensors:
         if tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None:
-            remedy = "Use reverse mode: torch.autograd.grad or torch.func.vjp."
+            remedy = "Use reverse mode: torch.autograd.grad."
             fail(function, "tensors", "carry no forward-mode tangents", "a dual tensor", remedy)

@@ -16,7 +16,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -27,6 +27,17 @@ from intarsia.ops._coverage import HOST, Coverage, Sizes, build_coverage, canoni
 
 Prepared = tuple[tuple[int, ...], "Plan"]
 _ready: dict[tuple[Any, ...], Prepared] = {}
+
+
+class lazy:  # noqa: N801
+    """A cached property without a lock, which a fork in the wrong moment would leave locked in the child."""
+
+    def __init__(self, build: Callable[[Any], Any]) -> None:
+        self.build = build
+        self.__doc__ = build.__doc__
+
+    def __get__(self, plan: Any, owner: type) -> Any:
+        return plan.__dict__.setdefault(self.build.__name__, self.build(plan))
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +62,7 @@ class Plan:
     _host: Plan | None = field(default=None, repr=False)
     _copies: dict[torch.device, Plan] = field(default_factory=dict, repr=False)
 
-    @cached_property
+    @lazy
     def handle(self) -> Any:
         """The compiled module's own form of this plan, which keeps what it points to."""
         if self._host is not None:
@@ -60,7 +71,7 @@ class Plan:
         build = _compiled_builder()
         return build(self.offsets, self.canvas_size, self.patch_size, self.wrap) if build else None
 
-    @cached_property
+    @lazy
     def coverage(self) -> Coverage:
         """Covering lists, built when first asked for."""
         if self._host is not None:
@@ -79,7 +90,7 @@ class Plan:
             self.uncovered,
         )
 
-    @cached_property
+    @lazy
     def uncovered(self) -> tuple[int, Sizes | None]:
         """Number of canvas elements without a region, and the first of them (None if there is none)."""
         if self._host is not None:
