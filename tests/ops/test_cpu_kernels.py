@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compiled CPU kernels below the public functions: instruction sets, guarded memory, what they report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+_C = pytest.importorskip("intarsia._C", reason="the compiled module is not built")
+ISAS = ("avx512", "avx2", "baseline")
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+GUARD = 64
+
+
+@pytest.fixture
+def simd() -> Iterator[Any]:
+    chosen = _C.build_info()["simd"]
+    yield _C.cpu.use_simd
+    _C.cpu.use_simd(chosen)
+
+
+def guarded(shape: tuple[int, ...], dtype: torch.dtype, shift: int = 0) -> tuple[Tensor, Tensor]:
+    """A NaN-filled tensor inside a larger one whose rest must stay 7."""
+    n = torch.Size(shape).numel()
+    memory = torch.full((n + 2 * GUARD,), 7.0, dtype=dtype)
+    inner = memory[GUARD + shift : GUARD + shift + n].view(shape)
+    inner.fill_(float("nan"))
+    return memory, inner
+
+
+def untouched(memory: Tensor, inner: Tensor) -> bool:
+    start = inner.storage_offset()
+    return bool((memory[:start] == 7).all() and (memory[start + inner.numel() :] == 7).all())
+
+
+def problem(canvas: tuple[int, ...], patch: tuple[int, ...], offsets: list[list[int]], wrap: bool) -> Any:
+    return _C.cpu.build_plan(torch.tensor(offsets), canvas, patch, [wrap] * len(canvas))
+
+
+GEOMETRIES = [
+    ((1300,), (411,), [[0], [889], [300], [555], [17]], False),
+    ((90,), (37,), [[80], [20], [53], [0]], True),
+    ((40, 90), (17, 64), [[0, 0], [23, 26], [10, 11], [0, 26], [23, 0]], False),
+    ((33, 70), (33, 50), [[5, 60], [0, 20], [7, 0]], True),
+    ((5, 9, 21), (3, 9, 16), [[4, 0, 9], [1, 0, 0], [2, 3, 20]], True),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=lambda g: "x".join(map(str, g[0])))
+def test_every_instruction_set_gives_the_same_bits(geometry: Any, dtype: torch.dtype, simd: Any) -> None:
+    canvas_size, patch_size, offsets, wrap = geometry
+    plan, R = problem(*geometry), len(offsets)
+    generator = torch.Generator().manual_seed(1)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    canvas = torch.randn(2, 3, *canvas_size, generator=generator).to(dtype)
+    patches = torch.randn(2, R, 3, *patch_size, generator=generator).to(dtype)
+    scale = torch.tensor([0.3, 1.7], dtype=wide)
+    factors = tuple(torch.rand(n, generator=generator).to(wide) + 0.01 for n in patch_size)
+    window = (torch.rand(R, *patch_size, generator=generator).to(wide) - 0.5,)
+    coefficient = torch.randn(R, generator=generator).to(wide)
+    first: dict[Any, Tensor] = {}
+    ran = 0
+    for isa in ISAS:
+        if not simd(isa):
+            continue
+        ran += 1
+        for out_dtype in DTYPES:
+            for shift, threads in ((0, 1), (3, 2)):
+                memory, out = guarded(patches.shape, out_dtype, shift)
+                _C.cpu.extract_patches(out, canvas, plan, scale, threads)
+                assert untouched(memory, out)
+                assert torch.equal(out, first.setdefault((out_dtype, "extract"), out.clone()))
+                for name, weight in (("factors", factors), ("window", window)):
+                    memory, merged = guarded(canvas.shape, out_dtype, shift)
+                    _C.cpu.scatter_average(merged, patches, plan, weight, False, coefficient, threads)
+                    assert untouched(memory, merged)
+                    assert not merged.isnan().any()
+                    assert torch.equal(merged, first.setdefault((out_dtype, name), merged.clone()))
+    assert ran >= 1
+
+
+def test_unknown_instruction_set_is_refused(simd: Any) -> None:
+    chosen = _C.build_info()["simd"]
+    assert not simd("sse9")
+    assert _C.build_info()["simd"] == chosen
+
+
+def test_single_cover_is_copied_exactly_under_normalize() -> None:
+    plan = problem((2048,), (1024,), [[0], [1024]], False)
+    patches = torch.randn(1, 2, 3, 1024)
+    out = torch.empty(1, 3, 2048)
+    _C.cpu.scatter_average(out, patches, plan, (torch.rand(1024) + 0.1,), True, None, 1)
+    assert torch.equal(out, patches[0].transpose(0, 1).reshape(1, 3, 2048))
+    total = torch.empty(2048)
+    _C.cpu.weight_total(total, plan, (torch.full((1024,), 0.5),), None, 1)
+    assert torch.equal(total, torch.full((2048,), 0.5))
+
+
+def test_lists_of_a_plan_are_built_when_read() -> None:
+    plan = problem((6,), (4,), [[2], [0]], False)
+    as_list = lambda buffer, dtype: torch.frombuffer(buffer, dtype=dtype).tolist()  # noqa: E731
+    assert as_list(plan.order, torch.int64) == [1, 0]
+    assert as_list(plan.edges[0], torch.int64) == [0, 2, 4, 6]
+    assert as_list(plan.axis_cell[0], torch.int32) == [0, 0, 1, 1, 2, 2]
+    assert as_list(plan.cell_start, torch.int64) == [0, 1, 3, 4]
+    assert as_list(plan.cell_region, torch.int32) == [1, 1, 0, 0]
+    assert plan.uncovered == (0, None)
+    assert problem((4, 9), (2, 3), [[0, 0], [2, 6]], False).uncovered == (24, (0, 3))
+
+
+@pytest.mark.parametrize(
+    ("weight", "coefficient", "normalize", "words"),
+    [
+        ((torch.tensor([1.0, float("nan"), 1.0]),), None, False, "weight must be finite.*element 1"),
+        ((torch.tensor([[1.0, float("inf"), 1.0]]),), None, False, "weight must be finite.*element 1"),
+        (
+            (torch.tensor([[1.0, float("nan"), 1.0]]),),
+            None,
+            True,
+            r"weight must have a positive, finite total.*\(1,\)",
+        ),
+        ((torch.tensor([1.0, 0.0, 1.0]),), None, True, r"weight must have a positive, finite total.*\(1,\)"),
+        ((torch.ones(3),), [1.0, -1.0], True, "coefficient must not be negative.*region 1"),
+        ((torch.ones(3),), [float("inf"), 1.0], False, "coefficient must be finite.*region 0"),
+        ((torch.ones(2),), None, True, r"weight must be one window.*got \(2,\)"),
+        ((torch.ones(3, dtype=torch.float64),), None, True, "weight must be float32, got torch.float64"),
+        ((torch.ones(3),), [1.0], True, r"coefficient must be \[R\] with R = 2, got \(1,\)"),
+    ],
+)
+def test_faults_are_named(weight: Any, coefficient: Any, normalize: bool, words: str) -> None:
+    plan = problem((6,), (3,), [[0], [3]], False)
+    given = None if coefficient is None else torch.tensor(coefficient)
+    with pytest.raises(ValueError, match=f"scatter_average: {words}"):
+        _C.cpu.scatter_average(
+            torch.empty(1, 1, 6), torch.ones(1, 2, 1, 3), plan, weight, normalize, given, 1
+        )
+
+
+def test_bindings_refuse_what_the_kernels_cannot_read() -> None:
+    plan = problem((6,), (3,), [[0], [3]], False)
+    canvas, out = torch.ones(1, 2, 6), torch.empty(1, 2, 2, 3)
+    for arguments, words in [
+        ((out, torch.ones(1, 6, 2).transpose(1, 2), plan, None, 1), "canvas must be contiguous"),
+        ((out, canvas.int(), plan, None, 1), "canvas must be float16"),
+        ((out[:, :1], canvas, plan, None, 1), r"patches must be \[B, R, C"),
+        ((out, canvas[..., :5].contiguous(), plan, None, 1), "canvas must be"),
+        ((out, canvas, plan, torch.ones(2), 1), r"scale must be float32 \[B\]"),
+        ((out, [1.0], plan, None, 1), "canvas must be a tensor, got list"),
+        ((out, canvas.to("meta"), plan, None, 1), "canvas must be on the CPU, got meta"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            _C.cpu.extract_patches(*arguments)
+    with pytest.raises(ValueError, match="region 1 spans 4 to 7 on axis 0 of 6"):
+        problem((6,), (3,), [[0], [4]], False)
