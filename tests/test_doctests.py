@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NAMES = ["intarsia"] + [
     module.name
     for module in pkgutil.walk_packages(intarsia.__path__, "intarsia.")
-    if "._C" not in module.name and "._triton" not in module.name
+    if not any(part in module.name for part in ("._C", "._triton", "._cuda"))
 ]
 PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if page.exists()]
 

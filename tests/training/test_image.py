@@ -55,6 +55,13 @@ def test_crops_know_their_place(tmp_path: Path) -> None:
         assert abs((float(pixels[-1].mean()) - float(pixels[0].mean())) / 200 - extent * 15 / 16) < 0.03
 
 
+def test_crops_as_high_as_their_picture(photos: Path) -> None:
+    for height in range(8, 40):
+        reader = PhotoFolder(photos, max_height=height)
+        _, (centre, extent) = reader.crop("sea", (height, height), np.random.default_rng(height))
+        assert 0 <= centre - extent / 2 <= centre + extent / 2 <= 1 + 1e-12
+
+
 def test_batches_follow_the_weights_and_drop_classes(photos: Path) -> None:
     reader = PhotoFolder(photos, max_height=40, drop=0.25)
     crops = reader.batch(4000, (8, 8), np.random.default_rng(0))

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,9 @@ _FOLDER = Path(__file__).parent / "weights"
 
 def available() -> tuple[str, ...]:
     """Names of the bundled models.
+
+    Returns:
+        The names, sorted; `load` takes any of them.
 
     Example:
         >>> "landscapes" in available()
@@ -65,13 +67,12 @@ def save(denoiser: EDMDenoiser, path: str | Path, settings: dict[str, Any]) -> N
         "sigma_range": (denoiser.sigma_min, denoiser.sigma_max),
     }
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    os.close(handle)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         save_file(tensors, temporary, metadata={"intarsia": json.dumps(about)})
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
 
 

@@ -84,7 +84,8 @@ class PhotoFolder:
         stretch = math.exp(rng.uniform(-self.stretch, self.stretch))
         aspect = photo.width / photo.height * stretch
         low = max(h, w / aspect)
-        height = math.exp(rng.uniform(math.log(low), math.log(max(low, self.max_height))))
+        # The logarithm's rounding must not make the picture smaller than the crop.
+        height = max(low, math.exp(rng.uniform(math.log(low), math.log(max(low, self.max_height)))))
         top, left = rng.uniform(0, height - h), rng.uniform(0, max(height * aspect - w, 0.0))
         sy, sx = photo.height / height, photo.width / (height * aspect)
         box = (left * sx, top * sy, min((left + w) * sx, photo.width), min((top + h) * sy, photo.height))
