@@ -38,3 +38,15 @@ def test_extract_reads_far_channels_and_rows():
     patches = ops.extract_patches(canvas, offsets=[[2**16 - 3, 2**15 - 2], [0, 0]], size=(3, 3))
     assert patches[0, 0, 2].tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0], [6.0, 7.0, 8.0]]
     assert bool((patches[0, 1, 1] == 7.0).all())
+
+
+def test_scatter_reads_far_patches():
+    before = megabytes()
+    regions, length = 2**18 + 2, 2**13
+    patches = torch.empty(1, regions, 1, length, dtype=torch.float16)
+    patches[0, 0], patches[0, -2], patches[0, -1] = 1.0, 2.0, torch.arange(length) % 64
+    offsets = torch.zeros(regions, 1, dtype=torch.int64)
+    weight = (torch.ones(length),)
+    merged = ops.scatter_average(patches, offsets=offsets, size=(length,), weight=weight, normalize=False)
+    assert torch.equal(merged[0, 0].float(), torch.arange(length) % 64 + 3.0)
+    assert megabytes() - before < 200
