@@ -125,11 +125,24 @@ def test_scaling_on_the_canvas_equals_scaling_in_every_region(
 
 
 def test_a_double_canvas_keeps_double_sums_around_a_single_network() -> None:
-    D = denoisers.from_eps(lambda x, t: torch.full_like(x, 1 / 3), dtype=torch.float32)
-    x = torch.randn(1, 1, 10, dtype=torch.float64)
-    out = average(Factor(D, CHAIN, layout.gaussian, max_batch=2))(x, torch.ones(1, dtype=torch.float64))
-    third = float(torch.tensor(1 / 3, dtype=torch.float32))
-    torch.testing.assert_close(out, x - third, rtol=1e-15, atol=1e-15)
+    seven = layout.chain(28, 16, 2)
+    table = torch.rand(7, 1, 16)
+    D = denoisers.from_eps(lambda x, t, cond: cond * torch.ones_like(x), dtype=torch.float32)
+    composite = average(Factor(D, seven, layout.gaussian, cond=table, max_batch=2))
+    out = composite(torch.zeros(1, 1, 28, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
+    expected = -seven.merge(table.double()[None], weight=layout.gaussian)
+    torch.testing.assert_close(out, expected, rtol=1e-14, atol=0)
+
+
+def test_an_answer_in_more_bits_than_the_input_is_not_rounded_on_its_way() -> None:
+    """A bfloat16 network whose last layer is float32: the patch buffer must not take its answers."""
+    D = denoisers.from_eps(lambda x, t: x.float().sin(), dtype=torch.bfloat16)
+    x = torch.randn(1, 2, 10)
+    with torch.no_grad():
+        results = [
+            average(Factor(D, CHAIN, layout.gaussian, max_batch=n))(x, torch.ones(1)) for n in (1, None)
+        ]
+    assert torch.equal(*results)
 
 
 @pytest.mark.parametrize("kind", ["fused", "signed", "preconditioned"])
@@ -279,7 +292,7 @@ def test_any_value_that_is_not_finite_is_seen(value: float) -> None:
         (
             lambda: weighted_sum(Factor(same, CHAIN)),
             ValueError,
-            r"weighted_sum: weights must sum to one .* got 2 at \(3,\) \(2 of 10 elements differ\). Use average",
+            r"weighted_sum: weights must sum to one .* got 2 at \(3,\) \(2 of 10 elements differ\)",
         ),
         (
             lambda: weighted_sum(Factor(same, layout.loop(8, 4, 4), coefficient=1 + 3e-6)),

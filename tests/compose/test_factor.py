@@ -114,6 +114,19 @@ def test_guidance_goes_in_the_same_batches_with_a_scale_per_region(most: int | N
     assert net.batches == [full] * (total // full) + ([total % full] if total % full else [])
 
 
+def test_guided_rows_are_told_of_their_own_sample() -> None:
+    net = Recorder()
+    cfg = guidance.CFG(net, uncond={"other": torch.tensor([5.0])}, scale=2.0)
+    run = {"gain": torch.tensor([1.0, 10.0, 100.0]), "other": torch.tensor([0.0])}
+    got = call(Factor(cfg, CHAIN, max_batch=5), batch=3, cond=run)
+    canvas = torch.arange(30.0).reshape(3, 10) + 1
+    torch.testing.assert_close(got[:, 0], canvas * run["gain"][:, None])
+    told = torch.cat([cond["other"] for _, _, cond in net.seen])
+    assert told.reshape(3, 2, 4)[:, 0].eq(0).all() and told.reshape(3, 2, 4)[:, 1].eq(5).all()
+    levels = torch.cat([sigma for _, sigma, _ in net.seen])
+    assert levels.tolist() == [1.0] * 8 + [2.0] * 8 + [3.0] * 8
+
+
 def test_guidance_inside_a_factor_equals_guidance_as_a_black_box() -> None:
     net = Recorder()
     cfg = guided(3.0, net)

@@ -117,10 +117,11 @@ class Job:
             patches = self.part.extract(x, scale=scale, dtype=dtype, out=spare).flatten(0, 1)
             outputs: list[Tensor] = []
             for start, stop, told in self.rows.batches(x.shape[0], cond, x.device):
-                out = call(patches[start:stop], start, told)
+                batch = patches.narrow(0, start, stop - start)
+                out = call(batch, start, told)
                 exact = torch.promote_types(out.dtype, patches.dtype) == patches.dtype
                 if spare is not None and exact and stop - start < len(patches):
-                    patches[start:stop] = _unshared(out, patches)
+                    batch.copy_(_unshared(out, patches))
                 else:
                     outputs.append(out)
             rows = patches if not outputs else outputs[0] if len(outputs) == 1 else torch.cat(outputs)
@@ -143,19 +144,22 @@ class Job:
         bare: bool = False,
     ) -> Tensor:
         count = patches.shape[0]
-        levels = levels[torch.arange(start, start + count, device=levels.device) // self.rows.per_sample]
+        rows = torch.arange(start, start + count, device=levels.device)
+        levels = levels.index_select(0, rows // self.rows.per_sample)
         batch = patches
         if self.factor.pad and count != self.factor.max_batch:
             filled = torch.arange(self.factor.max_batch or count, device=patches.device).clamp(max=count - 1)
-            batch, levels, cond = patches[filled], levels[filled], index_cond(cond, filled)
+            batch, levels = patches.index_select(0, filled), levels.index_select(0, filled)
+            cond = index_cond(cond, filled)
         out = network(batch, levels) if bare and cond is None else network(batch, levels, cond)
         if out.shape != batch.shape:
             required = f"return the shape of its input {list(batch.shape)}"
             remedy = "Cut off extra channels and do not change the size."
             fail("Factor", "denoiser", required, list(out.shape), remedy)
+        out = out if batch is patches else out.narrow(0, 0, count)
         if name is not None:
-            self._check_finite(name, out[:count], patches, start)
-        return out[:count]
+            self._check_finite(name, out, patches, start)
+        return out
 
     @torch.compiler.assume_constant_result
     def _share(self, dtype: torch.dtype, device: torch.device) -> Tensor:

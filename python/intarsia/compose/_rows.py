@@ -8,7 +8,15 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from intarsia.types import Cond, cat_cond, index_cond, merge_cond, override_cond, same_structure
+from intarsia.types import (
+    Cond,
+    PerCanvas,
+    cat_cond,
+    index_cond,
+    merge_cond,
+    override_cond,
+    same_structure,
+)
 
 
 class Rows:
@@ -25,17 +33,21 @@ class Rows:
         self.index, self.cond, self.overrides, self.limit = index, cond, tuple(overrides), limit
         self.regions = index.shape[0]
         self.per_sample = self.regions * len(self.overrides)
+        self._indices: dict[torch.device, Tensor] = {}
 
     def batches(self, samples: int, cond: Cond, device: torch.device) -> Iterator[tuple[int, int, Cond]]:
         """`(start, stop, cond)` of every network batch; terms share one where their conditions join."""
         count = samples * self.per_sample
         limit = self.limit or count
         run = count if len(self.overrides) == 1 else self.regions
+        own = _placed(self.cond, device)
+        overrides = [_placed(override, device) for override in self.overrides]
         first, start = 0, 0
         pieces: list[Cond] = []
         while start < count:
             stop = min(start // run * run + run, first + limit)
-            piece = self._cond(start, stop, cond, device)
+            override = overrides[start // self.regions % len(overrides)]
+            piece = self._cond(start, stop, cond, own, override, device)
             if pieces and not same_structure(pieces[0], piece):
                 yield first, start, cat_cond(pieces)
                 first, pieces = start, []
@@ -50,9 +62,30 @@ class Rows:
         """Sample and region (in this job's order) of a row."""
         return row // self.per_sample, row % self.regions
 
-    def _cond(self, start: int, stop: int, cond: Cond, device: torch.device) -> Cond:
-        term = start // self.regions % len(self.overrides)
+    def _cond(
+        self, start: int, stop: int, run: Cond, own: Cond, override: Cond, device: torch.device
+    ) -> Cond:
+        """Conditions of rows that belong to one term: the run's and the factor's, then the term's own."""
         rows = torch.arange(start, stop, device=device)
-        canvas, region = rows // self.per_sample, self.index.to(device)[rows % self.regions]
-        joined = merge_cond(index_cond(cond, canvas), index_cond(self.cond, region, canvas=canvas))
-        return override_cond(joined, index_cond(self.overrides[term], region))
+        canvas = rows // self.per_sample
+        region = self._index_on(device).index_select(0, rows % self.regions)
+        joined = merge_cond(index_cond(run, canvas), index_cond(own, region, canvas=canvas))
+        return override_cond(joined, index_cond(override, region))
+
+    @torch.compiler.assume_constant_result
+    def _index_on(self, device: torch.device) -> Tensor:
+        held = self._indices.get(device)
+        if held is None:
+            held = self._indices[device] = self.index.to(device)
+        return held
+
+
+def _placed(cond: Cond, device: torch.device) -> Cond:
+    """The same tree with its tensors on `device`; those that are there already are not copied."""
+    if isinstance(cond, dict):
+        return {key: _placed(value, device) for key, value in cond.items()}
+    if isinstance(cond, (list, tuple)):
+        return type(cond)([_placed(value, device) for value in cond])
+    if isinstance(cond, PerCanvas):
+        return PerCanvas(cond.value.to(device))
+    return cond.to(device) if isinstance(cond, Tensor) else cond

@@ -67,7 +67,7 @@ class Factor:
         weight: a window of `intarsia.layout`, or any tensor or soft map its `merge` takes.
         coefficient: signed multiplier, a number or `[R]`.
         cond: tree of tensors with leading axis R (or 1, shared), or `[B, R, ...]` in `PerCanvas`. Joined with
-            the run's `cond`; a key in both is an error.
+            the run's `cond`; a key in both is an error. Copied to the canvas's device if it lives elsewhere.
         max_batch: most rows (regions x samples x terms) the network sees at once. None: all of them.
         pad: repeat the last row so that *every* batch has exactly `max_batch` rows: one static shape for
             `torch.compile` or a CUDA graph, for at most `max_batch - 1` wasted rows a call.
