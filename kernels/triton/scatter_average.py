@@ -82,7 +82,9 @@ def _scatter_average(
     total = tl.zeros([BLOCK], dtype=ACCUMULATOR)
     result = tl.zeros([CHANNELS, BLOCK], dtype=ACCUMULATOR)
     wanted = (channel < channels)[:, None]
-    for step in range(0, tl.max(count, 0)):
+    step = 0
+    longest = tl.max(count, 0)
+    while step < longest:
         live = step < count
         region = tl.load(cell_region + begin + step, mask=live, other=0).to(tl.int64)
         axis = offsets + region * NDIM
@@ -114,6 +116,7 @@ def _scatter_average(
             value = tl.load(patches + row * patch_volume + place[None, :], mask=covered, other=0)
             result += weight[None, :] * value.to(ACCUMULATOR)
         total += weight
+        step += 1
 
     if HAS_PATCHES:
         if NORMALIZE:
