@@ -67,6 +67,17 @@ def test_the_environment_forces_a_backend(fresh):
     assert ops.reason("cpu").startswith("cpu: reference, because INTARSIA_BACKEND")
 
 
+def test_a_plan_of_the_reference_serves_a_compiled_backend(fresh):
+    if ops.backends()["cpu"] != "available":
+        pytest.skip("not compiled")
+    fresh.setenv("INTARSIA_BACKEND", "reference")
+    canvas = torch.randn(1, 1, 9)
+    offsets = torch.tensor([[0], [int(torch.randint(1, 5, ()))]])
+    expected = ops.extract_patches(canvas, offsets=offsets, size=(5,))
+    with ops.use_backend("cpu"):
+        assert torch.equal(ops.extract_patches(canvas, offsets=offsets, size=(5,)), expected)
+
+
 def test_unknown_and_missing_names_are_refused(fresh):
     with pytest.raises(
         ValueError, match="use_backend: name must be one of reference, cpu, cuda, triton, got 'gpu'"

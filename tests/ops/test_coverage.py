@@ -19,7 +19,7 @@ def plan_by(builder, case, monkeypatch):
     plan = case.plan
     plan.coverage  # noqa: B018
     _plan._cached.cache_clear()
-    assert (plan.handle is None) == (builder == "torch")
+    assert (plan.compiled is None) == (builder == "torch")
     return plan
 
 
@@ -84,11 +84,11 @@ def test_both_builders_are_right_and_equal(case):
     offsets, order = _coverage.canonical(torch_offsets, case.canvas, case.patch, case.wrap)
     lists = _coverage.build_coverage(offsets, order, case.canvas, case.patch)
     plan = _plan.Plan(case.canvas, case.patch, case.wrap, len(case.offsets), offsets, order)
-    plan.__dict__.update(handle=None, coverage=lists)
+    plan.__dict__.update(coverage=lists)
     check_by_element(plan, case)
 
     compiled = case.plan
-    if compiled.handle is None:
+    if compiled.compiled is None:
         pytest.skip("not compiled")
     assert torch.equal(compiled.offsets, offsets) and torch.equal(compiled.order, order)
     for ours, theirs in zip(compiled.edges + compiled.axis_cell, lists.edges + lists.axis_cell, strict=True):

@@ -108,16 +108,17 @@ def test_compiles_with_everything_made_inside(compiler):
     )
 
 
+@pytest.mark.parametrize("engine", ["aot_eager", "inductor"])
 @pytest.mark.filterwarnings("ignore")
-def test_compiled_destinations_are_written(compiler):
-    def write(canvas, out):
-        ops.extract_patches(canvas, offsets=[[0], [3]], size=(5,), out=out)
-        return out + 1
+def test_compiled_destinations_are_written_through_views(compiler, engine):
+    def write(canvas, pool):
+        ops.extract_patches(canvas, offsets=[[0], [3]], size=(5,), out=pool[1])
+        return pool + 1
 
-    canvas, out = torch.randn(1, 2, 8), torch.zeros(1, 2, 2, 5)
-    more = compiler(write, fullgraph=True, backend="aot_eager")(canvas, out)
-    assert torch.equal(out, ops.extract_patches(canvas, offsets=[[0], [3]], size=(5,)))
-    assert torch.equal(more, out + 1)
+    canvas, pool = torch.randn(1, 2, 8), torch.zeros(2, 1, 2, 2, 5)
+    more = compiler(write, fullgraph=True, backend=engine)(canvas, pool)
+    assert torch.equal(pool[1], ops.extract_patches(canvas, offsets=[[0], [3]], size=(5,)))
+    assert torch.equal(more, pool + 1) and not pool[0].any()
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from intarsia.ops._backend import load
 from intarsia.ops._check import CoverageError
 from intarsia.ops._coverage import HOST, Coverage, Sizes, build_coverage, canonical
 
@@ -64,12 +65,12 @@ class Plan:
 
     @lazy
     def handle(self) -> Any:
-        """The compiled module's own form of this plan, which keeps what it points to."""
+        """The compiled module's own form of this plan, for its backends; keeps what it points to."""
         if self._host is not None:
             lists = self.edges, self.axis_cell, self.cell_start, self.cell_region
             return self._host.handle.on_device(self.offsets, self.order, *lists)
-        build = _compiled_builder()
-        return build(self.offsets, self.canvas_size, self.patch_size, self.wrap) if build else None
+        build: Any = load("cpu")
+        return build.build_plan(self.offsets, self.canvas_size, self.patch_size, self.wrap)
 
     @lazy
     def coverage(self) -> Coverage:
@@ -80,14 +81,15 @@ class Plan:
             axis_cell = tuple([cells.to(device) for cells in host.axis_cell])
             lists = host.cell_start.to(device), host.cell_region.to(device)
             return Coverage(edges, axis_cell, *lists, host.uncovered)
-        if self.handle is None:
+        handle = self.compiled
+        if handle is None:
             return build_coverage(self.offsets, self.order, self.canvas_size, self.patch_size)
         return Coverage(
-            tuple([_borrow(edge, torch.int64) for edge in self.handle.edges]),
-            tuple([_borrow(cells, torch.int32) for cells in self.handle.axis_cell]),
-            _borrow(self.handle.cell_start, torch.int64),
-            _borrow(self.handle.cell_region, torch.int32),
-            self.uncovered,
+            tuple([_borrow(edge, torch.int64) for edge in handle.edges]),
+            tuple([_borrow(cells, torch.int32) for cells in handle.axis_cell]),
+            _borrow(handle.cell_start, torch.int64),
+            _borrow(handle.cell_region, torch.int32),
+            handle.uncovered,
         )
 
     @lazy
@@ -95,7 +97,12 @@ class Plan:
         """Number of canvas elements without a region, and the first of them (None if there is none)."""
         if self._host is not None:
             return self._host.uncovered
-        return self.coverage.uncovered if self.handle is None else self.handle.uncovered
+        return self.coverage.uncovered if self.compiled is None else self.compiled.uncovered
+
+    @property
+    def compiled(self) -> Any:
+        """The handle if there is one already, so that what the compiled module has worked out is used."""
+        return self.__dict__.get("handle")
 
     @property
     def edges(self) -> tuple[Tensor, ...]:
@@ -213,6 +220,4 @@ def _borrow(array: Any, dtype: torch.dtype) -> Tensor:
 def _compiled_builder() -> Callable[..., Any] | None:
     if os.environ.get("INTARSIA_BACKEND") == "reference":
         return None
-    from intarsia.ops._backend import load
-
     return getattr(load("cpu"), "build_plan", None)

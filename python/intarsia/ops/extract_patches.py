@@ -46,7 +46,7 @@ def extract_patches(
 
     Args:
         canvas: [B, C, *S] float16, bfloat16, float32 or float64, one to three canvas axes S; any strides.
-        offsets: [R, n] integers, the first element of each region; kept on the CPU.
+        offsets: [R, n] integers, the first element of each region; on the CPU, or copied there.
         size: Patch lengths s in axis order.
         wrap: Per axis, whether the canvas closes on itself; there any integer offset is legal. None: no axis.
         scale: [B] float32 (float64 for a float64 canvas), multiplied in before the cast. None: 1.

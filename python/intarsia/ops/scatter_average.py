@@ -51,7 +51,7 @@ def scatter_average(
 
     Args:
         patches: [B, R, C, *s] float16, bfloat16, float32 or float64, one to three patch axes s; any strides.
-        offsets: [R, n] integers, the first element of each region; kept on the CPU.
+        offsets: [R, n] integers, the first element of each region; on the CPU, or copied there.
         weight: Full window [R|1, *s], or a tuple with one factor [s_i] per axis whose outer product is the
             window (never formed). Used in float32, or float64 for float64 patches.
         size: Canvas lengths S in axis order.

@@ -33,7 +33,7 @@ def weight_total(
     out[x] = sum_r coefficient[r] * weight(x - offsets[r])
 
     Args:
-        offsets: [R, n] integers, the first element of each region; kept on the CPU.
+        offsets: [R, n] integers, the first element of each region; on the CPU, or copied there.
         weight: Full window [R|1, *s], or a tuple with one factor [s_i] per axis; gives the patch size.
         size: Canvas lengths S in axis order.
         wrap: Per axis, whether the canvas closes on itself. None: no axis.
