@@ -83,6 +83,20 @@ def test_half_networks_are_summed_in_single_precision(low: torch.dtype) -> None:
     torch.testing.assert_close(results[0], (3 * x).to(low).float(), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("low", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("wrap", [lambda net: net, lambda net: denoisers.from_v(lambda x, t: net(x, t))])
+def test_a_half_canvas_is_rounded_once(low: torch.dtype, wrap: denoisers.Network) -> None:
+    x = torch.randn(1, 2, 10).to(low)
+    D = wrap(lambda x, t: (x * 0.3).sin())
+    factors = [Factor(D, CHAIN, layout.gaussian, max_batch=2), Factor(D, layout.loop(10, 4, 2))]
+    for composite in (average(*factors), average(factors[0])):
+        with torch.no_grad():
+            out = composite(x, torch.ones(1))
+            near = composite(x.double(), torch.ones(1, dtype=torch.float64))
+        assert out.dtype == low
+        torch.testing.assert_close(out.double(), near, rtol=0, atol=2 * torch.finfo(low).eps)
+
+
 def conv(x: Tensor, time: Tensor, cond: Tensor | None = None) -> Tensor:
     shift = time.reshape(-1, 1, 1).to(x.dtype)
     return (x.roll(1, -1) + x * 0.3 + shift).tanh() * (
@@ -171,7 +185,7 @@ def test_it_compiles_into_one_graph_and_stays_compiled() -> None:
     boxed = layout.boxes((8, 14), [((0, 0), (8, 14)), ((2, 3), (4, 8))])
     network = denoisers.from_v(lambda x, t, cond: (x * cond["gain"].reshape(-1, 1, 1, 1)).tanh())
     one = Factor(network, plane, layout.gaussian, cond={"gain": torch.rand(plane.num_regions)}, max_batch=4)
-    composite = average(one, Factor(halves, boxed))
+    composite = average(one, one, Factor(halves, boxed))
     compiled = torch.compile(composite.__call__, backend="aot_eager", fullgraph=True)
     try:
         with torch.no_grad():

@@ -64,7 +64,7 @@ class Job:
         scales = torch.cat([factor.scale(coefficient)[index] for _, _, coefficient in terms])
         self.coefficient = None if bool((scales == 1).all()) else scales
         self._weights: dict[tuple[torch.dtype, torch.device], tuple[tuple[Tensor, ...], Tensor | None]] = {}
-        self._shares: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+        self._shares: dict[tuple[torch.dtype, torch.device], tuple[Tensor]] = {}
         self._workspace = Workspace()
 
     @torch.compiler.assume_constant_result
@@ -99,7 +99,7 @@ class Job:
         merged = self._merge(x, cond, call, normalize=normalize, scale=c_in, dtype=dtype)
         skipped = per_sample(c_skip, x) * x
         if not normalize:
-            skipped = skipped * self._share(merged.dtype, x.device)
+            skipped = skipped * self._share(merged.dtype, x.device)[0]
         return skipped + per_sample(c_out, x) * merged
 
     def _merge(
@@ -162,11 +162,11 @@ class Job:
         return out
 
     @torch.compiler.assume_constant_result
-    def _share(self, dtype: torch.dtype, device: torch.device) -> Tensor:
+    def _share(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor]:
         """What this job adds to the total weight, `[*S]`."""
         held = self._shares.get((dtype, device))
         if held is None:
-            held = self._shares[dtype, device] = self.total().to(device=device, dtype=dtype)
+            held = self._shares[dtype, device] = (self.total().to(device=device, dtype=dtype),)
         return held
 
     def _check_finite(self, name: str, out: Tensor, patches: Tensor, start: int) -> None:

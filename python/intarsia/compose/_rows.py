@@ -33,7 +33,7 @@ class Rows:
         self.index, self.cond, self.overrides, self.limit = index, cond, tuple(overrides), limit
         self.regions = index.shape[0]
         self.per_sample = self.regions * len(self.overrides)
-        self._indices: dict[torch.device, Tensor] = {}
+        self._indices: dict[torch.device, tuple[Tensor]] = {}
 
     def batches(self, samples: int, cond: Cond, device: torch.device) -> Iterator[tuple[int, int, Cond]]:
         """`(start, stop, cond)` of every network batch; terms share one where their conditions join."""
@@ -68,15 +68,16 @@ class Rows:
         """Conditions of rows that belong to one term: the run's and the factor's, then the term's own."""
         rows = torch.arange(start, stop, device=device)
         canvas = rows // self.per_sample
-        region = self._index_on(device).index_select(0, rows % self.regions)
+        region = self._index_on(device)[0].index_select(0, rows % self.regions)
         joined = merge_cond(index_cond(run, canvas), index_cond(own, region, canvas=canvas))
         return override_cond(joined, index_cond(override, region))
 
+    # A tuple, because the compiler wants a lone tensor to come from one call only.
     @torch.compiler.assume_constant_result
-    def _index_on(self, device: torch.device) -> Tensor:
+    def _index_on(self, device: torch.device) -> tuple[Tensor]:
         held = self._indices.get(device)
         if held is None:
-            held = self._indices[device] = self.index.to(device)
+            held = self._indices[device] = (self.index.to(device),)
         return held
 
 
