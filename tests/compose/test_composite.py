@@ -87,7 +87,7 @@ def test_half_networks_are_summed_in_single_precision(low: torch.dtype) -> None:
 @pytest.mark.parametrize("wrap", [lambda net: net, lambda net: denoisers.from_v(lambda x, t: net(x, t))])
 def test_a_half_canvas_is_rounded_once(low: torch.dtype, wrap: denoisers.Network) -> None:
     x = torch.randn(1, 2, 10).to(low)
-    D = wrap(lambda x, t: (x * 0.3).sin())
+    D = wrap(lambda x, t, cond=None: (x * 0.3).sin())
     factors = [Factor(D, CHAIN, layout.gaussian, max_batch=2), Factor(D, layout.loop(10, 4, 2))]
     for composite in (average(*factors), average(factors[0])):
         with torch.no_grad():
