@@ -141,9 +141,7 @@ def test_func_grad_is_right_or_refused(canvas):
     try:
         gradient = torch.func.grad(lambda x: extract(x).square().sum())(canvas)
     except RuntimeError as error:
-        assert "functorch transforms" in str(error), (
-            "PyTorch cannot transform such operators yet"
-        )
+        assert "functorch transforms" in str(error), "PyTorch cannot transform such operators yet"
     else:
         assert torch.equal(gradient, trained.grad)
 
