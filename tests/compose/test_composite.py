@@ -138,6 +138,17 @@ def test_scaling_on_the_canvas_equals_scaling_in_every_region(
         torch.testing.assert_close(build(D)(x, sigma), build(opaque)(x, sigma), rtol=2e-6, atol=near)
 
 
+@pytest.mark.parametrize("low", [torch.float32, torch.bfloat16])
+def test_the_network_is_told_the_time_as_outside_of_a_composite(low: torch.dtype) -> None:
+    told: list[Tensor] = []
+    D = denoisers.from_eps(lambda x, t: told.append(t) or torch.zeros_like(x), dtype=low)
+    x, sigma = torch.zeros(1, 1, 10, dtype=torch.float64), torch.tensor([0.3], dtype=torch.float64)
+    average(Factor(D, CHAIN))(x, sigma)
+    D(x, sigma)
+    inside, outside = told
+    assert inside.dtype == outside.dtype and torch.equal(inside, outside.expand(3))
+
+
 def test_a_double_canvas_keeps_double_sums_around_a_single_network() -> None:
     seven = layout.chain(28, 16, 2)
     table = torch.rand(7, 1, 16)
@@ -282,6 +293,11 @@ def test_any_value_that_is_not_finite_is_seen(value: float) -> None:
             lambda: average(Factor(same, CHAIN, torch.tensor([0.0, 1, 1, 1]))),
             CoverageError,
             r"average: regions must cover .* 1 of 10 are uncovered \(first at \(0,\)",
+        ),
+        (
+            lambda: average(Factor(same, CHAIN, torch.tensor([1e-35, 1, 1, 1]))),
+            CoverageError,
+            r"average: regions must cover .* 1 of 10 .* \(first at \(0,\), weight 1e-35\).*wider window",
         ),
         (
             lambda: average(Factor(same, CHAIN, torch.tensor([1.0, float("nan"), 1, 1]))),

@@ -93,8 +93,6 @@ class Job:
             return self._merge(x, cond, call, normalize=normalize)
         net, dtype = self.leaf.net, self.leaf.dtype
         c_in, c_skip, c_out, time = self.leaf.precond(sigma)
-        if dtype is not None and time.is_floating_point():
-            time = time.to(torch.promote_types(dtype, torch.float32))
         call = partial(self._network, net, time, name=name if check else None, bare=True)
         merged = self._merge(x, cond, call, normalize=normalize, scale=c_in, dtype=dtype)
         skipped = per_sample(c_skip, x) * x
