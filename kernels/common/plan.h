@@ -72,7 +72,8 @@ class Plan {
 namespace plan_limits {
 constexpr int64_t cells = int64_t{1} << 26;
 constexpr int64_t entries = int64_t{1} << 27;
-// A band of sums and a band of totals sit in the first-level cache together.
+// A band of sums and a band of totals sit in the first-level cache together. On one axis a band is one long
+// row.
 constexpr int64_t band_width = 1024, band_elements = 4096;
 // Runs covered once are copied; shorter ones are cheaper summed with their neighbours.
 constexpr int64_t copied_run = 256;
@@ -223,7 +224,7 @@ inline void Plan::add_bands(int64_t row_cell, int64_t first, int64_t last, int64
   using namespace plan_limits;
   if (first == last) return;
   const int64_t k0 = row_cell / view_.cells[1], k1 = row_cell % view_.cells[1];
-  const int64_t most = single ? band_elements : band_width;
+  const int64_t most = single || view_.ndim == 1 ? band_elements : band_width;
   const int64_t pieces = (last - first + most - 1) / most;
   const int64_t width = ((last - first + pieces - 1) / pieces + 15) / 16 * 16;
   const int64_t height = std::max<int64_t>(1, band_elements / width);
