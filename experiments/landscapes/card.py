@@ -15,36 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from intarsia import models, samplers, schedules
-from intarsia.training.photos import PhotoFolder
-from PIL import Image, ImageDraw
+from intarsia import models
+from intarsia.training import PhotoFolder, draw, write_sheet
 from torch import Tensor
 
 PER_STYLE, BANK, STEPS = 8, 6000, 32
-
-
-def draw(denoiser: models.EDMDenoiser, style: int, size: tuple[int, int], place: Tensor, seed: int) -> Tensor:
-    """Samples `[B, 3, h, w]` of one style at the places `[B, 2]`."""
-    generator = torch.Generator().manual_seed(seed)
-    sigmas = schedules.karras(STEPS, denoiser.sigma_min, denoiser.sigma_max)
-    x = float(sigmas[0]) * torch.randn(len(place), 3, *size, generator=generator)
-    cond = {"style": torch.full((len(place),), style), "vertical": place}
-    return samplers.sample(denoiser, x, sigmas, samplers.DPMpp2M(), cond=cond).clamp(-1, 1)
-
-
-def picture(rows: list[Tensor], names: list[str], gap: int = 2, left: int = 66) -> Image.Image:
-    """A labelled sheet; `rows` of `[B, 3, h, w]`."""
-    heights = [row.shape[2] + gap for row in rows]
-    width = left + max(row.shape[0] * (row.shape[3] + gap) for row in rows)
-    sheet = Image.new("RGB", (width, sum(heights)), "white")
-    pen, top = ImageDraw.Draw(sheet), 0
-    for row, name, height in zip(rows, names, heights, strict=True):
-        pen.text((4, top + row.shape[2] // 2 - 6), name, fill="black")
-        for k, one in enumerate(row):
-            pixels = ((one + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-            sheet.paste(Image.fromarray(pixels), (left + k * (row.shape[3] + gap), top))
-        top += height
-    return sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.NEAREST)
 
 
 def bank(photos: PhotoFolder, style: str, size: tuple[int, int], rng: np.random.Generator) -> Tensor:
@@ -88,7 +63,7 @@ def main(model: Path, data: Path, log: Path, output: Path) -> None:
     rows, pairs, names, figures = [], [], [], {}
     for style, index in denoiser.styles.items():
         places = torch.tensor([photos.crop(style, size, rng)[1] for _ in range(PER_STYLE)])
-        samples = draw(denoiser, index, size, places, seed=index)
+        samples = draw(denoiser, style=index, size=size, vertical=places, seed=index, steps=STEPS)
         crops = bank(photos, style, size, rng)
         which, distance = nearest(samples, crops)
         # What two real crops differ by: fresh ones against the same bank.
@@ -101,10 +76,10 @@ def main(model: Path, data: Path, log: Path, output: Path) -> None:
         print(style, figures[style])
     for other in denoiser.sizes[1:]:
         place = torch.tensor([[0.5, other[0] / 64]] * PER_STYLE)
-        rows.append(draw(denoiser, denoiser.styles["redrock"], other, place, seed=0))
+        rows.append(draw(denoiser, style=denoiser.styles["redrock"], size=other, vertical=place, seed=0))
     labels = [*denoiser.styles, *(f"{h}x{w}" for h, w in denoiser.sizes[1:])]
-    picture(rows, labels).save(output / "samples.png", optimize=True)
-    picture(pairs, names).save(output / "nearest.png", optimize=True)
+    write_sheet(output / "samples.png", rows, labels)
+    write_sheet(output / "nearest.png", pairs, names)
     curve(log, output / "curve.png")
     text = {"bank": BANK, "steps": STEPS, "rms_difference": figures}
     (output / "card.json").write_text(json.dumps(text, indent=1) + "\n")

@@ -199,7 +199,7 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--height", type=int, default=64)
     parser.add_argument("--steps", type=int, default=ImageSettings.steps)
     parser.add_argument("--solver", default=ImageSettings.solver)
-    parser.add_argument("--stride", type=int, default=0)
+    parser.add_argument("--stride", type=int, default=16)
     parser.add_argument("--batch", type=int, default=4, help="pictures painted together")
     parser.add_argument("--crops", type=int, default=512, help="photograph crops to compare with")
     parser.add_argument("--patches", type=int, default=4096, help="drawn for a distance")

@@ -61,6 +61,8 @@ def generate(run):
         for option, value in (
             ("--model", "{model}"),
             ("--width", "96"),
+            ("--height", "64"),
+            ("--stride", "16"),
             ("--steps", "2"),
             ("--precision", "float32"),
         ):

@@ -228,7 +228,7 @@ def test_name_that_is_not_utf8(generate, tmp_path):
 
 def test_progress_on_a_terminal_and_an_interrupt(model, tmp_path):
     pty = pytest.importorskip("pty")
-    words = ["generate", "image", "-o", "out.png", "--model", model, "--steps", "1000000"]
+    words = ["generate", "image", "-o", "out.png", "--model", model, "--height", "64", "--steps", "1000000"]
     terminal, end = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "intarsia.cli", *words], cwd=tmp_path, stdin=end, stderr=end, stdout=end

@@ -7,7 +7,7 @@ from intarsia.cli.picture import enlarge, paint, place
 from intarsia.cli.settings import ImageSettings
 
 PATCH = (64, 64)
-BASE = ImageSettings(width=256, steps=6)
+BASE = ImageSettings(width=256, height=64, stride=16, steps=6)
 
 
 def tinted(x, sigma, cond):

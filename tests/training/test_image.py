@@ -23,6 +23,7 @@ TINY = ImageTraining(
     warmup=2,
     max_height=40,
     checkpoint_every=3,
+    samples=0,
 )
 
 
@@ -109,6 +110,16 @@ def test_training_learns(tmp_path: Path) -> None:
     lines = (tmp_path / "a" / "log.jsonl").read_text().splitlines()
     first, last = (json.loads(line)["loss"] for line in lines)
     assert last < 0.6 * first
+
+
+def test_the_sample_sheet_shows_every_style(photos: Path, tmp_path: Path) -> None:
+    train(photos, tmp_path / "a", dataclasses.replace(TINY, iterations=1, samples=3), progress=False)
+    with Image.open(tmp_path / "a" / "samples.png") as sheet:
+        # Two rows of three patches of 16 x 16 with gaps of 2 beside a label, enlarged twice.
+        assert sheet.size == (2 * (66 + 3 * 18), 2 * (2 * 18))
+        patch = np.asarray(sheet)[:32, 132:164]
+    assert patch.std() > 10  # noise at least: the network has hardly learnt
+    assert not [p.name for p in (tmp_path / "a").iterdir() if "part" in p.name]
 
 
 def test_errors(photos: Path, tmp_path: Path) -> None:

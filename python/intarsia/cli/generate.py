@@ -59,9 +59,7 @@ _Blend = _option("--blend", "PIXELS", "Content", "Width over which two styles mi
 _Guidance = _option("--guidance", "SCALE", "Content", "Above 1 exaggerates the style and doubles the time.")
 _Seed = _option("--seed", "N", "Content", "Another number, another picture.")
 _Method = _option("--method", "NAME", "Method", f"How regions become one picture: {', '.join(METHODS)}.")
-_Stride = _option(
-    "--stride", "PIXELS", "Method", "From region to region. [dim](default: a quarter of one)[/dim]"
-)
+_Stride = _option("--stride", "PIXELS", "Method", "From region to region. [dim](default: half of one)[/dim]")
 _Solver = _option("--solver", "NAME", "Method", f"{', '.join(SOLVERS)}.")
 _Steps = _option("--steps", "N", "Method", "More is finer and slower.")
 _Model = _option(

@@ -40,7 +40,7 @@ class ImageSettings:
         steps: of the solver.
         solver: one of `SOLVERS`.
         guidance: 1 follows the model; more exaggerates the style.
-        stride: between regions; 0 takes a quarter of the patch.
+        stride: between regions; 0 takes half a patch.
         blend: width over which neighbouring styles mix; 0 gives each region one style.
         seed: of the noise.
         upscale: enlarge the finished picture by this whole factor.
@@ -51,7 +51,7 @@ class ImageSettings:
     """
 
     width: int = 1024
-    height: int = 64
+    height: int = 128
     style: tuple[str, ...] = ()
     method: str = "gaussian"
     loop: bool = False
@@ -107,7 +107,7 @@ class ImageSettings:
                 "width", f"be at least {w} and --height at least {h}", got, "Make the picture larger."
             )
         patch = max(legal, key=lambda size: (math.prod(size), size))
-        stride = self.stride or patch[1] // 4
+        stride = self.stride or patch[1] // 2
         if stride > patch[1]:
             raise _refuse(
                 "stride", f"be at most the patch width {patch[1]}", stride, "Regions would leave gaps."
@@ -123,7 +123,7 @@ class ImageSettings:
         """Stride per axis, (rows, columns)."""
         if self.method == "concat":
             return patch
-        return min(self.stride or patch[0] // 4, patch[0]), self.stride or patch[1] // 4
+        return min(self.stride or patch[0] // 2, patch[0]), self.stride or patch[1] // 2
 
     def command(self, output: str = "picture.png") -> str:
         """The command line that makes this picture."""

@@ -23,7 +23,7 @@ def levels_of(name: str, sigmas: Tensor | Sequence[float]) -> list[float]:
         >>> levels_of("sample", torch.tensor([1.0, 0.0]))
         [1.0, 0.0]
     """
-    tensor = torch.as_tensor(sigmas).detach().to("cpu", torch.float64)
+    tensor = torch.as_tensor(sigmas, dtype=torch.float64, device="cpu").detach()
     if tensor.ndim != 1:
         raise ValueError(
             f"{name}: sigmas must have shape [N + 1], got {list(tensor.shape)}. "

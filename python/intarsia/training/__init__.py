@@ -3,5 +3,7 @@
 
 from intarsia.training.ema import EMA
 from intarsia.training.image import ImageTraining, train
+from intarsia.training.photos import Crops, PhotoFolder
+from intarsia.training.sheet import draw, write_sheet
 
-__all__ = ["EMA", "ImageTraining", "train"]
+__all__ = ["EMA", "Crops", "ImageTraining", "PhotoFolder", "draw", "train", "write_sheet"]

@@ -18,6 +18,7 @@ from torch import Tensor
 from intarsia.models import EDMDenoiser, UNet, channels_last, save
 from intarsia.training.ema import EMA
 from intarsia.training.photos import PhotoFolder
+from intarsia.training.sheet import draw, write_sheet
 
 __all__ = ["ImageTraining", "train"]
 
@@ -42,6 +43,7 @@ class ImageTraining:
         max_height: largest virtual picture height that crops are cut from.
         seed: every random number of step k follows from (seed, k), so a resumed run repeats an unbroken one.
         checkpoint_every: steps between checkpoints.
+        samples: pictures of each style on the sample sheet that ends the run; 0 draws none.
     """
 
     iterations: int = 14_000
@@ -59,6 +61,7 @@ class ImageTraining:
     max_height: int = 288
     seed: int = 0
     checkpoint_every: int = 250
+    samples: int = 8
 
     def unet(self, num_styles: int) -> dict[str, Any]:
         """Arguments of the `UNet`."""
@@ -143,11 +146,21 @@ class _Run:
         os.replace(temporary, self.checkpoint)
         save(self.average.module, self.folder / "model.safetensors", self.arguments)
 
+    def sheet(self) -> None:
+        """Draw the averaged network's samples of each style, at places as in training."""
+        size, count = self.settings.sizes[0], self.settings.samples
+        rng = np.random.default_rng(self.settings.seed)
+        rows = []
+        for index, style in enumerate(self.photos.styles, 1):
+            places = torch.tensor([self.photos.crop(style, size, rng)[1] for _ in range(count)])
+            rows.append(draw(self.average.module, style=index, size=size, vertical=places, seed=index))
+        write_sheet(self.folder / "samples.png", rows, self.photos.styles)
+
     def read(self) -> None:
         """Go on from the checkpoint."""
         state = torch.load(self.checkpoint, weights_only=True)
         # These may change between parts of one run; a JSON round trip makes tuples and lists compare equal.
-        free = {"iterations": 0, "checkpoint_every": 0}
+        free = {"iterations": 0, "checkpoint_every": 0, "samples": 0}
         pair = state["settings"], dataclasses.asdict(self.settings)
         known, wanted = (json.loads(json.dumps(settings | free)) for settings in pair)
         if known != wanted or state["styles"] != self.photos.styles:
@@ -174,7 +187,7 @@ def train(
     Args:
         data: `FOLDER/<style>/*.jpg|png|webp`, one sub-folder per style.
         output: folder for `model.safetensors` (float16, the averaged parameters), `checkpoint.pt`,
-            `log.jsonl` (step, loss, seconds) and `settings.json`.
+            `log.jsonl` (step, loss, seconds), `settings.json` and `samples.png`, unselected samples.
         settings: what to train; None takes the defaults.
         resume: go on from `checkpoint.pt` if there is one; `iterations` may differ from before.
         progress: show a progress bar.
@@ -220,4 +233,6 @@ def train(
                 recent = []
             if run.step % settings.checkpoint_every == 0 or run.step == total:
                 run.write()
+    if settings.samples:
+        run.sheet()
     return folder / "model.safetensors"
