@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from intarsia.compose._constant import constant
 from intarsia.compose._rows import Rows
 from intarsia.compose._workspace import Workspace
 from intarsia.compose.factor import Factor, name_of
@@ -67,7 +68,7 @@ class Job:
         self._shares: dict[tuple[torch.dtype, torch.device], tuple[Tensor]] = {}
         self._workspace = Workspace()
 
-    @torch.compiler.assume_constant_result
+    @constant
     def weights(self, dtype: torch.dtype, device: torch.device) -> tuple[tuple[Tensor, ...], Tensor | None]:
         """Weight and coefficient in `dtype` on `device`, kept after the first call."""
         held = self._weights.get((dtype, device))
@@ -159,7 +160,7 @@ class Job:
             self._check_finite(name, out, patches, start)
         return out
 
-    @torch.compiler.assume_constant_result
+    @constant
     def _share(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor]:
         """What this job adds to the total weight, `[*S]`."""
         held = self._shares.get((dtype, device))

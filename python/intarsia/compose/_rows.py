@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from intarsia.compose._constant import constant
 from intarsia.types import (
     Cond,
     PerCanvas,
@@ -73,7 +74,7 @@ class Rows:
         return override_cond(joined, index_cond(override, region))
 
     # A tuple, because the compiler wants a lone tensor to come from one call only.
-    @torch.compiler.assume_constant_result
+    @constant
     def _index_on(self, device: torch.device) -> tuple[Tensor]:
         held = self._indices.get(device)
         if held is None:

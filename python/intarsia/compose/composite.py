@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from intarsia.compose._constant import constant
 from intarsia.compose._job import jobs_of
 from intarsia.compose.factor import Factor
 from intarsia.layout import check_cover
@@ -126,7 +127,7 @@ class Composite:
             return False
         return self.on_nonfinite == "raise" or (self.on_nonfinite is None and x.device.type == "cpu")
 
-    @torch.compiler.assume_constant_result
+    @constant
     def _total_on(self, dtype: torch.dtype, device: torch.device) -> Tensor:
         held = self._totals.get((dtype, device))
         if held is None:
