@@ -77,6 +77,9 @@ constexpr int64_t entries = int64_t{1} << 27;
 constexpr int64_t band_width = 1024, band_elements = 4096;
 // Runs covered once are copied; shorter ones are cheaper summed with their neighbours.
 constexpr int64_t copied_run = 256;
+// Runs with one set of regions make bands of their own from here on: all of their sums then stay in
+// registers.
+constexpr int64_t fused_run = 64;
 }  // namespace plan_limits
 
 inline Plan::Plan(const int64_t* given, int64_t regions, std::vector<int64_t> canvas,
@@ -269,7 +272,16 @@ inline void Plan::find_bands() {
         add_bands(row, e[k], e[end], 1, true);
         first = e[end];
       } else {
-        work += cover[k] * columns;
+        for (int64_t j = k; j < end; ++j) {
+          const int64_t own = e[j + 1] - e[j];
+          if (own >= plan_limits::fused_run) {
+            cut(e[j]);
+            add_bands(row, e[j], e[j + 1], cover[j], false);
+            first = e[j + 1];
+          } else {
+            work += cover[j] * own;
+          }
+        }
       }
       k = end;
     }

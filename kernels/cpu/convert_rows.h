@@ -8,8 +8,14 @@
 
 namespace intarsia::cpu::INTARSIA_ISA {
 
+// Short rows a stride apart are more than the hardware's prefetchers follow; long ones are better left to
+// them.
+constexpr int64_t kRowsAhead = 4, kShortRow = 4096;
+
+// `next` is the start of a row to come.
 template <class In, class Out, bool scaled, bool streamed>
-INTARSIA_INLINE void convert_row(Out* dst, const In* src, int64_t n, typename Accumulator<In>::type scale) {
+INTARSIA_INLINE void convert_row(Out* dst, const In* src, const In* next, int64_t n,
+                                 typename Accumulator<In>::type scale) {
   using A = typename Accumulator<In>::type;
   constexpr int64_t L = lanes<A>;
   const auto take = [&](V<A> v) { return scaled ? v * splat(scale) : v; };
@@ -18,6 +24,7 @@ INTARSIA_INLINE void convert_row(Out* dst, const In* src, int64_t n, typename Ac
     return;
   }
   cover<L>(dst, n, [&](int64_t j, auto aligned) {
+    prefetch(next + j);
     const V<A> v = take(Memory<A, In>::load(src + j));
     if constexpr (streamed && aligned) {
       stream<A, Out>(dst + j, v);
@@ -30,8 +37,29 @@ INTARSIA_INLINE void convert_row(Out* dst, const In* src, int64_t n, typename Ac
 template <class In, class Out, bool scaled, bool streamed>
 void convert_rows_as(Out* dst, int64_t dst_stride, const In* src, int64_t src_stride, int64_t rows, int64_t n,
                      typename Accumulator<In>::type scale) {
+  using A = typename Accumulator<In>::type;
+  constexpr int64_t L = lanes<A>;
+  constexpr uintptr_t line = L * sizeof(Out);
+  const int64_t ahead = n * static_cast<int64_t>(sizeof(In)) <= kShortRow ? kRowsAhead * src_stride : 0;
+  if (n == 4 * L && dst_stride % L == 0 && reinterpret_cast<uintptr_t>(dst) % line == 0) {
+    // The commonest patch: a row is four whole lines.
+    for (int64_t i = 0; i < rows; ++i, dst += dst_stride, src += src_stride) {
+      for (int64_t k = 0; k < 4; ++k) {
+        prefetch(src + ahead + k * L);
+        V<A> v = Memory<A, In>::load(src + k * L);
+        if constexpr (scaled) v *= splat(scale);
+        if constexpr (streamed) {
+          stream<A, Out>(dst + k * L, v);
+        } else {
+          Memory<A, Out>::store(dst + k * L, v);
+        }
+      }
+    }
+    return;
+  }
   for (int64_t i = 0; i < rows; ++i) {
-    convert_row<In, Out, scaled, streamed>(dst + i * dst_stride, src + i * src_stride, n, scale);
+    const In* row = src + i * src_stride;
+    convert_row<In, Out, scaled, streamed>(dst + i * dst_stride, row, row + ahead, n, scale);
   }
 }
 

@@ -101,7 +101,7 @@ int64_t last_level_cache() {
 }
 
 bool worth_streaming(int64_t bytes_out, int64_t bytes_in) {
-  return 2 * bytes_out >= last_level_cache() && bytes_out + bytes_in > last_level_cache();
+  return 2 * bytes_out >= last_level_cache();
 }
 
 const char* simd() {

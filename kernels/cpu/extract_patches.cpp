@@ -8,7 +8,7 @@
 namespace intarsia::cpu::INTARSIA_ISA {
 namespace {
 
-constexpr int64_t kChannelRows = 64;
+constexpr int64_t kChannelRows = 1024;
 
 template <class In, class Out>
 class Extraction {

@@ -7,6 +7,7 @@
 #include "cpu/accumulate.h"
 #include "cpu/convert_rows.h"
 #include "cpu/entry.h"
+#include "cpu/fuse.h"
 #include "cpu/parallel.h"
 
 namespace intarsia::cpu::INTARSIA_ISA {
@@ -14,6 +15,7 @@ namespace {
 
 // A plan's bands hold at most 4096 elements; their rows are padded to a multiple of 16 and 16 more, for whole
 // vectors.
+constexpr int64_t kMostFused = 16;
 constexpr int64_t kBandElements = 4096, kScratch = 2 * kBandElements + 64;
 
 struct Free {
@@ -157,6 +159,12 @@ void convert_to(DType dtype, char* dst, int64_t dst_step, const T* src, int64_t 
   }
 }
 
+template <class T, class A>
+using Fuse = void (*)(void*, int64_t, const Stack<T, A>&, int64_t, int64_t, bool);
+template <class T, class A>
+constexpr Fuse<T, A> kFuse[4] = {fuse_rows<T, f16, A>, fuse_rows<T, bf16, A>, fuse_rows<T, float, A>,
+                                 fuse_rows<T, double, A>};
+
 // The sums of one call; T is the patches' type, or the accumulator's when only the weights are summed.
 template <class T>
 class Scatter {
@@ -256,12 +264,16 @@ class Scatter {
           return {Status::total_not_positive, canvas_element(band) + i * plan_.canvas[2] + bad, nullptr};
       }
     }
+    const bool filled =
+        !copied && n <= kMostFused && band.width >= lanes<A> &&
+        std::all_of(pieces, pieces + n, [&](const auto& p) { return p.at == 0 && p.columns == band.width; });
+    const T* sources[kMostFused];
     const int64_t most = rows_are_channels_ ? std::max<int64_t>(1, 3 * kBandElements / 2 / step) : 1;
     for (int64_t plane = from; plane < to;) {
       // Channels of one sample lie together in a patch, as its rows do.
       const int64_t c = plane % channels_;
       const int64_t taken =
-          rows_are_channels_ ? std::min({copied ? to : most, to - plane, channels_ - c}) : 1;
+          rows_are_channels_ ? std::min({copied || filled ? to : most, to - plane, channels_ - c}) : 1;
       const int64_t height = rows_are_channels_ ? taken : rows;
       const auto source = [&](const Piece<A>& piece, int64_t q) {
         return patches_ +
@@ -270,6 +282,12 @@ class Scatter {
       };
       if (copied) {
         for (int64_t k = 0; k < n; ++k) copy(band, plane, pieces[k], source(pieces[k], plane), height);
+      } else if (filled) {
+        for (int64_t k = 0; k < n; ++k) sources[k] = source(pieces[k], plane);
+        const Stack<T, A> stack{
+            pieces, sources, n, plan_.patch[2], normalize_ ? totals : nullptr, rows_are_channels_ ? 0 : step};
+        kFuse<T, A>[static_cast<int>(out_dtype_)](out_at(band, plane), out_step(), stack, height, band.width,
+                                                  streamed_);
       } else {
         std::fill_n(sums, height * step, A(0));
         for (int64_t k = 0; k < n; ++k) {

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from intarsia import ops
 from torch import Tensor
 
 _C = pytest.importorskip("intarsia._C", reason="the compiled module is not built")
@@ -47,6 +48,10 @@ GEOMETRIES = [
     ((40, 90), (17, 64), [[0, 0], [23, 26], [10, 11], [0, 26], [23, 0]], False),
     ((33, 70), (33, 50), [[5, 60], [0, 20], [7, 0]], True),
     ((5, 9, 21), (3, 9, 16), [[4, 0, 9], [1, 0, 0], [2, 3, 20]], True),
+    # Runs of 64 and more under one set of regions have their sums in registers, up to 16 regions deep.
+    ((19, 300), (12, 128), [[y, x] for y in (0, 7) for x in (0, 86, 172)], False),
+    ((6, 200), (4, 130), [[k % 3, 4 * k] for k in range(18)], True),
+    ((220,), (180,), [[2 * k] for k in range(20)] + [[40]], False),
 ]
 
 
@@ -82,6 +87,33 @@ def test_every_instruction_set_gives_the_same_bits(geometry: Any, dtype: torch.d
                     assert not merged.isnan().any()
                     assert torch.equal(merged, first.setdefault((out_dtype, name), merged.clone()))
     assert ran >= 1
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=lambda g: "x".join(map(str, g[0])))
+def test_values_are_those_of_the_reference(geometry: Any, normalize: bool) -> None:
+    canvas_size, patch_size, offsets, wrap = geometry
+    patches = torch.randn(2, len(offsets), 3, *patch_size, dtype=torch.float64)
+    window = torch.rand(len(offsets), *patch_size, dtype=torch.float64) + 0.1
+    arguments = {"offsets": offsets, "size": canvas_size, "wrap": [wrap] * len(canvas_size)}
+    for weight in (window, tuple(torch.rand(n, dtype=torch.float64) + 0.1 for n in patch_size)):
+        try:
+            with ops.use_backend("reference"):
+                expected = ops.scatter_average(patches, weight=weight, normalize=normalize, **arguments)
+        except ops.CoverageError:
+            pytest.skip("not all of this canvas is covered")
+        for dtype, out_dtype, error in (
+            (torch.float64, torch.float64, 1e-13),
+            (torch.float32, torch.float32, 1e-6),
+            (torch.float32, torch.bfloat16, 8e-3),
+            (torch.bfloat16, torch.float32, 8e-3),
+        ):
+            with ops.use_backend("cpu"):
+                merged = ops.scatter_average(
+                    patches.to(dtype), weight=weight, normalize=normalize, dtype=out_dtype, **arguments
+                )
+            gap = (merged.double() - expected).abs() / (1 + expected.abs())
+            assert gap.max() < error * (1 if normalize else len(offsets))
 
 
 def test_unknown_instruction_set_is_refused(simd: Any) -> None:

@@ -59,7 +59,7 @@ class ImageSettings:
     solver: str = "dpmpp2m"
     guidance: float = 1.0
     stride: int = 0
-    blend: int = 64
+    blend: int = 192
     seed: int = 0
     upscale: int = 1
     model: str = "landscapes"

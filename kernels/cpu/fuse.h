@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+// Bands that every one of their regions fills: sums in registers, each element of the canvas written once.
+#pragma once
+
+#include "cpu/accumulate.h"
+
+namespace intarsia::cpu::INTARSIA_ISA {
+
+// One band under n pieces, all of its width. src[k] is the first element of piece k; its rows are src_step
+// apart.
+template <class T, class A>
+struct Stack {
+  const Piece<A>* pieces;
+  const T* const* src;
+  int64_t n, src_step;
+  const A* reciprocal;  // null: bare sums
+  int64_t reciprocal_step;
+};
+
+// N vectors of row i from column j on: the terms in the plan's order, rounded as add_row rounds them.
+template <int N, class T, class Out, class A>
+INTARSIA_INLINE void fuse_vectors(Out* out, const Stack<T, A>& stack, int64_t i, int64_t j, bool stream_it) {
+  constexpr int64_t L = lanes<A>;
+  V<A> sum[N] = {};
+  for (int64_t k = 0; k < stack.n; ++k) {
+    const Piece<A>& piece = stack.pieces[k];
+    const V<A> a = splat(piece.base * piece.f1[i * piece.f1_step]);
+    const A* w = piece.w + i * piece.w_step + j;
+    const T* p = stack.src[k] + i * stack.src_step + j;
+    for (int v = 0; v < N; ++v) {
+      sum[v] += (a * Memory<A, A>::load(w + v * L)) * Memory<A, T>::load(p + v * L);
+      prefetch(p + stack.src_step + v * L);
+    }
+  }
+  const A* r = stack.reciprocal ? stack.reciprocal + i * stack.reciprocal_step + j : nullptr;
+  for (int v = 0; v < N; ++v) {
+    const V<A> value = r ? sum[v] * Memory<A, A>::load(r + v * L) : sum[v];
+    if (stream_it) {
+      stream<A, Out>(out + j + v * L, value);
+    } else {
+      Memory<A, Out>::store(out + j + v * L, value);
+    }
+  }
+}
+
+// out[row, j] = cast(sum_k weight_k[row, j] * src_k[row, j] * reciprocal[row, j]); columns >= lanes<A>.
+template <class T, class Out, class A>
+void fuse_rows(void* out, int64_t out_step, const Stack<T, A>& stack, int64_t rows, int64_t columns,
+               bool streamed) {
+  constexpr int64_t L = lanes<A>;
+  constexpr uintptr_t line = L * sizeof(Out);
+  for (int64_t i = 0; i < rows; ++i) {
+    Out* o = static_cast<Out*>(out) + i * out_step;
+    int64_t j = static_cast<int64_t>((-reinterpret_cast<uintptr_t>(o)) % line / sizeof(Out));
+    if (j > 0) fuse_vectors<1>(o, stack, i, 0, false);
+    for (; columns - j >= 4 * L; j += 4 * L) fuse_vectors<4>(o, stack, i, j, streamed);
+    for (; columns - j >= L; j += L) fuse_vectors<1>(o, stack, i, j, streamed);
+    if (j < columns) fuse_vectors<1>(o, stack, i, columns - L, false);
+  }
+}
+
+}  // namespace intarsia::cpu::INTARSIA_ISA
