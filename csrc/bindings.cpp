@@ -37,9 +37,8 @@ struct PlanHandle {
   std::vector<py::object> kept;
 
   const PlanView& regions() const { return kept.empty() ? plan->regions_only() : elsewhere; }
-  const PlanView& rows() const {
-    if (!kept.empty())
-      throw py::value_error("scatter_average: plan must be on the CPU, got one of another device");
+  const PlanView& rows(const char* function) const {
+    if (!kept.empty()) refuse(function, "plan", "be on the CPU", "one of another device");
     return plan->rows();
   }
   const PlanView& cells() const { return kept.empty() ? plan->cells() : elsewhere; }
@@ -207,7 +206,7 @@ void scatter_average(py::handle out, py::handle patches, const PlanHandle& plan,
                      bool normalize, py::handle coefficient, int64_t how) {
   const char* name = "scatter_average";
   const Borrowed to = borrow(out, name, "out", device), from = borrow(patches, name, "patches", device);
-  const PlanView& view = device == Device::cpu ? plan.rows() : plan.cells();
+  const PlanView& view = device == Device::cpu ? plan.rows(name) : plan.cells();
   check_pair(from, to, view, name);
   const DType dtype = from.dtype == DType::f64 ? DType::f64 : DType::f32;
   const WeightView weights = weight_view(weight, coefficient, dtype, view, name, device);
@@ -233,7 +232,7 @@ void weight_total(py::handle out, const PlanHandle& plan, py::tuple weight, py::
                   int64_t how) {
   const char* name = "weight_total";
   const Borrowed to = borrow(out, name, "out", device);
-  const PlanView& view = device == Device::cpu ? plan.rows() : plan.cells();
+  const PlanView& view = device == Device::cpu ? plan.rows(name) : plan.cells();
   if (to.is_int64 || to.dtype < DType::f32 || to.rank != view.ndim || !to.ends_with(view.canvas, view.ndim)) {
     refuse(name, "out", "be float32 or float64 " + words(view.canvas + kMaxDims - view.ndim, view.ndim),
            words(to));

@@ -2,6 +2,7 @@
 // How bindings.cpp, the only source that knows Python, reads tensors: through their Python attributes.
 #pragma once
 
+#include <pybind11/gil_safe_call_once.h>
 #include <pybind11/pybind11.h>
 
 #include <string>
@@ -44,8 +45,9 @@ struct Names {
   }
 
   static const Names& get() {
-    static const Names* names = new Names;
-    return *names;
+    // Not a static of the function: importing torch may let the GIL go while the static's own lock is held.
+    PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<Names> names;
+    return names.call_once_and_store_result([] { return Names(); }).get_stored();
   }
 };
 

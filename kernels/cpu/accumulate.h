@@ -20,11 +20,12 @@ struct Piece {
   int64_t at, columns;  // where the piece lies in the band's rows
 };
 
-// sums[j] += weight * p[j] for the first n < lanes elements; sums may be read and rewritten a vector beyond.
+// sums[j] += weight * p[j] for the first n < lanes elements; sums may be read and rewritten a vector beyond,
+// unchanged there even under a weight that overflows.
 template <class T, class A>
 INTARSIA_INLINE void add_first(A* sums, const T* p, const A* w, V<A> a, int64_t n) {
   const V<A> term = (a * load_first<A, A>(w, n)) * load_first<A, T>(p, n);
-  Memory<A, A>::store(sums, Memory<A, A>::load(sums) + term);
+  Memory<A, A>::store(sums, Memory<A, A>::load(sums) + keep_first<A>(term, n));
 }
 
 // sums[j] += weight * p[j], one rounding after each product and one after the sum.
@@ -96,7 +97,9 @@ INTARSIA_INLINE void add_weights(A* totals, int64_t totals_step, const Piece<A>&
       Memory<A, A>::store(t + j, Memory<A, A>::load(t + j) + a * Memory<A, A>::load(w + j));
     }
     if (j < piece.columns) {
-      Memory<A, A>::store(t + j, Memory<A, A>::load(t + j) + a * load_first<A, A>(w + j, piece.columns - j));
+      const int64_t n = piece.columns - j;
+      Memory<A, A>::store(t + j,
+                          Memory<A, A>::load(t + j) + keep_first<A>(a * load_first<A, A>(w + j, n), n));
     }
   }
 }

@@ -2,6 +2,7 @@
 // A rectangle copied, scaled and cast in one pass.
 #pragma once
 
+#include <algorithm>
 #include <type_traits>
 
 #include "cpu/simd.h"
@@ -12,9 +13,9 @@ namespace intarsia::cpu::INTARSIA_ISA {
 // them.
 constexpr int64_t kRowsAhead = 4, kShortRow = 4096;
 
-// `next` is the start of a row to come.
-template <class In, class Out, bool scaled, bool streamed>
-INTARSIA_INLINE void convert_row(Out* dst, const In* src, const In* next, int64_t n,
+// `next` is the start of a row to come, fetched on the way.
+template <class In, class Out, bool scaled, bool streamed, bool fetched>
+INTARSIA_INLINE void convert_row(Out* dst, const In* src, [[maybe_unused]] const In* next, int64_t n,
                                  typename Accumulator<In>::type scale) {
   using A = typename Accumulator<In>::type;
   constexpr int64_t L = lanes<A>;
@@ -24,7 +25,7 @@ INTARSIA_INLINE void convert_row(Out* dst, const In* src, const In* next, int64_
     return;
   }
   cover<L>(dst, n, [&](int64_t j, auto aligned) {
-    prefetch(next + j);
+    if constexpr (fetched) prefetch(next + j);
     const V<A> v = take(Memory<A, In>::load(src + j));
     if constexpr (streamed && aligned) {
       stream<A, Out>(dst + j, v);
@@ -40,13 +41,14 @@ void convert_rows_as(Out* dst, int64_t dst_stride, const In* src, int64_t src_st
   using A = typename Accumulator<In>::type;
   constexpr int64_t L = lanes<A>;
   constexpr uintptr_t line = L * sizeof(Out);
-  const int64_t ahead = n * static_cast<int64_t>(sizeof(In)) <= kShortRow ? kRowsAhead * src_stride : 0;
+  const auto next = [&](int64_t i) { return src + std::min(i + kRowsAhead, rows - 1) * src_stride; };
   if (n == 4 * L && dst_stride % L == 0 && reinterpret_cast<uintptr_t>(dst) % line == 0) {
     // The commonest patch: a row is four whole lines.
-    for (int64_t i = 0; i < rows; ++i, dst += dst_stride, src += src_stride) {
+    for (int64_t i = 0; i < rows; ++i, dst += dst_stride) {
+      const In *row = src + i * src_stride, *to_come = next(i);
       for (int64_t k = 0; k < 4; ++k) {
-        prefetch(src + ahead + k * L);
-        V<A> v = Memory<A, In>::load(src + k * L);
+        prefetch(to_come + k * L);
+        V<A> v = Memory<A, In>::load(row + k * L);
         if constexpr (scaled) v *= splat(scale);
         if constexpr (streamed) {
           stream<A, Out>(dst + k * L, v);
@@ -57,9 +59,16 @@ void convert_rows_as(Out* dst, int64_t dst_stride, const In* src, int64_t src_st
     }
     return;
   }
+  if (n * static_cast<int64_t>(sizeof(In)) <= kShortRow) {
+    for (int64_t i = 0; i < rows; ++i) {
+      convert_row<In, Out, scaled, streamed, true>(dst + i * dst_stride, src + i * src_stride, next(i), n,
+                                                   scale);
+    }
+    return;
+  }
   for (int64_t i = 0; i < rows; ++i) {
-    const In* row = src + i * src_stride;
-    convert_row<In, Out, scaled, streamed>(dst + i * dst_stride, row, row + ahead, n, scale);
+    convert_row<In, Out, scaled, streamed, false>(dst + i * dst_stride, src + i * src_stride, nullptr, n,
+                                                  scale);
   }
 }
 

@@ -9,6 +9,9 @@
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
 #endif
+#if defined(INTARSIA_X86_KERNELS)
+#include <cpuid.h>
+#endif
 
 #include "cpu/entry.h"
 
@@ -30,6 +33,14 @@ constexpr Kernels kAvx512 = {"avx512", avx512::extract_patches, avx512::scatter_
                              avx512::weight_total};
 #endif
 
+#if defined(INTARSIA_X86_KERNELS)
+// __builtin_cpu_supports has no name for it in some compilers.
+bool converts_halves() {
+  unsigned a, b, c, d;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
 bool runs_here(const char* name) {
 #if defined(INTARSIA_X86_KERNELS)
   __builtin_cpu_init();
@@ -37,7 +48,9 @@ bool runs_here(const char* name) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && runs_here("avx2");
   }
-  if (!strcmp(name, "avx2")) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (!strcmp(name, "avx2")) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && converts_halves();
+  }
 #endif
   return !strcmp(name, "baseline");
 }
@@ -100,7 +113,7 @@ int64_t last_level_cache() {
   return size;
 }
 
-bool worth_streaming(int64_t bytes_out, int64_t bytes_in) {
+bool worth_streaming(int64_t bytes_out) {
   return 2 * bytes_out >= last_level_cache();
 }
 

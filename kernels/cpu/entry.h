@@ -32,8 +32,9 @@ INTARSIA_KERNELS(avx512)
 // parent's OpenMP threads no longer exist and waiting for them would hang.
 INTARSIA_HIDDEN int team_size(int threads, int64_t bytes);
 
-// Whether to store a result past the caches: it will not fit the last one together with what was read for it.
-INTARSIA_HIDDEN bool worth_streaming(int64_t bytes_out, int64_t bytes_in);
+// Whether to store a result past the caches: from half the last one on, it would push out what is read for
+// it.
+INTARSIA_HIDDEN bool worth_streaming(int64_t bytes_out);
 
 INTARSIA_HIDDEN int64_t last_level_cache();
 

@@ -8,6 +8,7 @@
 namespace intarsia::cpu::INTARSIA_ISA {
 namespace {
 
+// In one dimension, the most rows of a rectangle.
 constexpr int64_t kChannelRows = 1024;
 
 template <class In, class Out>
@@ -22,12 +23,15 @@ class Extraction {
     const int64_t bytes_out = batch * plan.regions * channels * plane_out * static_cast<int64_t>(sizeof(Out));
     bytes_canvas_ = batch * channels * canvas_plane() * static_cast<int64_t>(sizeof(In));
     bytes_ = bytes_out;
-    streamed_ = worth_streaming(bytes_out, bytes_canvas_);
-    // In one dimension the rectangle to copy has a row per channel, as many as stay cached until the next
-    // region meets their overlap; otherwise it is a channel's patch.
+    streamed_ = worth_streaming(bytes_out);
+    // The rectangle to copy is a channel's patch. In one dimension it has a row per channel; many channels go
+    // in groups of like size, each through all regions, so that short rows are cached yet where regions
+    // overlap.
     rows_are_channels_ = plan.ndim == 1;
-    rows_ = rows_are_channels_ ? std::min<int64_t>(channels, kChannelRows) : plan.patch[0] * plan.patch[1];
-    groups_ = rows_are_channels_ && channels > 0 ? (channels + rows_ - 1) / rows_ : channels;
+    groups_ = rows_are_channels_ ? (channels + kChannelRows - 1) / kChannelRows : channels;
+    rows_ = !rows_are_channels_ ? plan.patch[0] * plan.patch[1]
+            : channels > 0      ? (channels + groups_ - 1) / groups_
+                                : 0;
     // A canvas beyond the caches is walked channel by channel: neighbouring patches then meet it in the
     // cache.
     channels_outside_ = !rows_are_channels_ && bytes_canvas_ > last_level_cache();

@@ -15,11 +15,14 @@ struct Stack {
   int64_t n, src_step;
   const A* reciprocal;  // null: bare sums
   int64_t reciprocal_step;
+  bool goes_on;  // the sources' rows beyond the last are those of the band below
 };
 
-// N vectors of row i from column j on: the terms in the plan's order, rounded as add_row rounds them.
+// N vectors of row i from column j on: the terms in the plan's order, rounded as add_row rounds them. The row
+// to come is `ahead` of the sources.
 template <int N, class T, class Out, class A>
-INTARSIA_INLINE void fuse_vectors(Out* out, const Stack<T, A>& stack, int64_t i, int64_t j, bool stream_it) {
+INTARSIA_INLINE void fuse_vectors(Out* out, const Stack<T, A>& stack, int64_t i, int64_t j, int64_t ahead,
+                                  bool stream_it) {
   constexpr int64_t L = lanes<A>;
   V<A> sum[N] = {};
   for (int64_t k = 0; k < stack.n; ++k) {
@@ -29,7 +32,7 @@ INTARSIA_INLINE void fuse_vectors(Out* out, const Stack<T, A>& stack, int64_t i,
     const T* p = stack.src[k] + i * stack.src_step + j;
     for (int v = 0; v < N; ++v) {
       sum[v] += (a * Memory<A, A>::load(w + v * L)) * Memory<A, T>::load(p + v * L);
-      prefetch(p + stack.src_step + v * L);
+      prefetch(p + ahead + v * L);
     }
   }
   const A* r = stack.reciprocal ? stack.reciprocal + i * stack.reciprocal_step + j : nullptr;
@@ -51,11 +54,12 @@ void fuse_rows(void* out, int64_t out_step, const Stack<T, A>& stack, int64_t ro
   constexpr uintptr_t line = L * sizeof(Out);
   for (int64_t i = 0; i < rows; ++i) {
     Out* o = static_cast<Out*>(out) + i * out_step;
+    const int64_t ahead = i + 1 < rows || stack.goes_on ? stack.src_step : 0;
     int64_t j = static_cast<int64_t>((-reinterpret_cast<uintptr_t>(o)) % line / sizeof(Out));
-    if (j > 0) fuse_vectors<1>(o, stack, i, 0, false);
-    for (; columns - j >= 4 * L; j += 4 * L) fuse_vectors<4>(o, stack, i, j, streamed);
-    for (; columns - j >= L; j += L) fuse_vectors<1>(o, stack, i, j, streamed);
-    if (j < columns) fuse_vectors<1>(o, stack, i, columns - L, false);
+    if (j > 0) fuse_vectors<1>(o, stack, i, 0, ahead, false);
+    for (; columns - j >= 4 * L; j += 4 * L) fuse_vectors<4>(o, stack, i, j, ahead, streamed);
+    for (; columns - j >= L; j += L) fuse_vectors<1>(o, stack, i, j, ahead, streamed);
+    if (j < columns) fuse_vectors<1>(o, stack, i, columns - L, ahead, false);
   }
 }
 

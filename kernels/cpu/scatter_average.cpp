@@ -9,13 +9,15 @@
 #include "cpu/entry.h"
 #include "cpu/fuse.h"
 #include "cpu/parallel.h"
+#include "cpu/weights.h"
 
 namespace intarsia::cpu::INTARSIA_ISA {
 namespace {
 
+// Regions whose terms meet in registers; under more, a band's sums are kept in memory.
+constexpr int64_t kMostFused = 16;
 // A plan's bands hold at most 4096 elements; their rows are padded to a multiple of 16 and 16 more, for whole
 // vectors.
-constexpr int64_t kMostFused = 16;
 constexpr int64_t kBandElements = 4096, kScratch = 2 * kBandElements + 64;
 
 struct Free {
@@ -29,113 +31,6 @@ Buffer<X> allocate(int64_t n) {
   const size_t bytes = (static_cast<size_t>(n) * sizeof(X) + 63) / 64 * 64;
   return Buffer<X>(static_cast<X*>(aligned_alloc(64, bytes)));
 }
-
-template <class A>
-class Weights {
- public:
-  Weights(const PlanView& plan, const WeightView& view)
-      : plan_(plan), view_(view), coefficient_(static_cast<const A*>(view.coefficient)) {}
-
-  // Finite throughout, and under normalize no negative coefficient. Finds out what the products are bounded
-  // by.
-  Status check(bool normalize) {
-    A low = 1, high = 1;
-    if (coefficient_ && plan_.regions > 0) {
-      A least = coefficient_[0], most = least;
-      for (int64_t r = 0; r < plan_.regions; ++r) {
-        const A c = coefficient_[r];
-        if (!(c - c == A(0))) return {Status::coefficient_not_finite, r, nullptr};
-        if (normalize && c < A(0)) return {Status::coefficient_negative, r, nullptr};
-        least = std::min(least, c), most = std::max(most, c);
-      }
-      low = least, high = most;
-    }
-    if (!view_.separable) {
-      // Under normalize the totals tell.
-      const int64_t n = view_.window_regions * plan_.patch[0] * plan_.patch[1] * plan_.patch[2];
-      const int64_t bad = normalize ? -1 : first_not_finite(static_cast<const A*>(view_.window), n);
-      return bad < 0 ? Status{} : Status{Status::weight_not_finite, bad, nullptr};
-    }
-    int64_t seen = 0;
-    for (int axis = 0; axis < kMaxDims; ++axis) {
-      const A* f = static_cast<const A*>(view_.factor[axis]);
-      const int64_t n = plan_.patch[axis];
-      if (!f || n == 0) continue;
-      const int64_t bad = first_not_finite(f, n);
-      if (bad >= 0) return {Status::weight_not_finite, seen + bad, nullptr};
-      seen += n;
-      const auto [least, most] = extremes(f, n);
-      low = least > A(0) ? low * least : A(0);
-      high *= most;
-    }
-    positive_ = usable_total(A(1) / low) && usable_total(A(1) / high);
-    return {};
-  }
-
-  // Every weight, rounded as the kernels round it, is positive and finite.
-  bool positive() const { return positive_; }
-
-  void place(Piece<A>& piece, int64_t j0, int64_t j1, int64_t j2) const {
-    const A c = coefficient_ ? coefficient_[piece.region] : A(1);
-    piece.f1 = &kOne, piece.f1_step = 0, piece.w_step = 0;
-    if (view_.separable) {
-      const auto factor = [&](int axis) { return static_cast<const A*>(view_.factor[axis]); };
-      piece.base = factor(0) ? c * factor(0)[j0] : c;
-      if (factor(1)) piece.f1 = factor(1) + j1, piece.f1_step = 1;
-      piece.w = factor(2) + j2;
-    } else {
-      const int64_t region = view_.window_regions == 1 ? 0 : piece.region;
-      piece.base = c;
-      piece.w = static_cast<const A*>(view_.window) +
-                ((region * plan_.patch[0] + j0) * plan_.patch[1] + j1) * plan_.patch[2] + j2;
-      piece.w_step = plan_.ndim == 1 ? 0 : plan_.patch[2];
-    }
-  }
-
- private:
-  static constexpr A kOne = 1;
-
-  static int64_t first_not_finite(const A* p, int64_t n) {
-    constexpr int64_t L = lanes<A>;
-    V<A> nothing{};  // x - x is zero, or NaN when x is not finite, and NaN stays
-    int64_t i = 0;
-    for (; n - i >= L; i += L) {
-      const V<A> v = Memory<A, A>::load(p + i);
-      nothing += v - v;
-    }
-    bool bad = false;
-    for (; i < n; ++i) bad |= !(p[i] - p[i] == A(0));
-    for (int64_t k = 0; k < L; ++k) bad |= nothing[k] != A(0);
-    for (i = 0; bad && p[i] - p[i] == A(0); ++i) {
-    }
-    return bad ? i : -1;
-  }
-
-  struct Extremes {
-    A least, most;
-  };
-  static Extremes extremes(const A* p, int64_t n) {
-    constexpr int64_t L = lanes<A>;
-    A least = p[0], most = p[0];
-    int64_t i = 0;
-    if (n >= L) {
-      V<A> lo = Memory<A, A>::load(p), hi = lo;
-      for (; n - i >= L; i += L) {
-        const V<A> v = Memory<A, A>::load(p + i);
-        lo = v < lo ? v : lo;
-        hi = v > hi ? v : hi;
-      }
-      for (int64_t k = 0; k < L; ++k) least = std::min(least, A(lo[k])), most = std::max(most, A(hi[k]));
-    }
-    for (; i < n; ++i) least = std::min(least, p[i]), most = std::max(most, p[i]);
-    return {least, most};
-  }
-
-  const PlanView& plan_;
-  const WeightView& view_;
-  const A* coefficient_;
-  bool positive_ = false;
-};
 
 template <class A>
 using Finish = void (*)(void*, int64_t, const A*, int64_t, const A*, int64_t, int64_t, int64_t, bool);
@@ -187,7 +82,7 @@ class Scatter {
     bytes_out_ = batch * channels * canvas_plane_ * element_size(out_dtype);
     bytes_in_ =
         patches ? batch * plan.regions * channels * patch_plane_ * static_cast<int64_t>(sizeof(T)) : 0;
-    streamed_ = worth_streaming(bytes_out_, bytes_in_);
+    streamed_ = worth_streaming(bytes_out_);
     for (int64_t k = 0; plan.row_start && k < row_cells(); ++k) {
       most_regions_ = std::max(most_regions_, plan.row_start[k + 1] - plan.row_start[k]);
     }
@@ -284,8 +179,13 @@ class Scatter {
         for (int64_t k = 0; k < n; ++k) copy(band, plane, pieces[k], source(pieces[k], plane), height);
       } else if (filled) {
         for (int64_t k = 0; k < n; ++k) sources[k] = source(pieces[k], plane);
-        const Stack<T, A> stack{
-            pieces, sources, n, plan_.patch[2], normalize_ ? totals : nullptr, rows_are_channels_ ? 0 : step};
+        const Stack<T, A> stack{pieces,
+                                sources,
+                                n,
+                                plan_.patch[2],
+                                normalize_ ? totals : nullptr,
+                                rows_are_channels_ ? 0 : step,
+                                !rows_are_channels_};
         kFuse<T, A>[static_cast<int>(out_dtype_)](out_at(band, plane), out_step(), stack, height, band.width,
                                                   streamed_);
       } else {
@@ -325,11 +225,50 @@ class Scatter {
 
   // The parts of regions that lie in a band, in the plan's order; two for a region whose seam crosses it.
   int64_t find_pieces(const Band& band, Piece<A>* pieces) const {
-    const int lead = kMaxDims - plan_.ndim;
+    const int32_t* region = plan_.row_region + plan_.row_start[band.row_cell];
+    const int32_t* const end = plan_.row_region + plan_.row_start[band.row_cell + 1];
+    const int64_t right = band.x2 + band.width, left = band.x2 - plan_.patch[2];
     int64_t n = 0;
-    for (int64_t i = plan_.row_start[band.row_cell]; i < plan_.row_start[band.row_cell + 1]; ++i) {
-      const int64_t r = plan_.row_region[i];
-      const int64_t* at = plan_.offsets + r * plan_.ndim - lead;
+    while (region < end) {
+      // Regions that differ along the last axis alone are sorted along it: those over the band are a run of
+      // the list, and those whose image across the seam is over it are the list's tail.
+      const int32_t* const last = end_of_line(region, end);
+      const auto first_from = [&](int64_t x) {
+        return std::partition_point(region, last, [&](int32_t r) { return offset(r)[2] < x; });
+      };
+      const int32_t* const stop = first_from(right);
+      n = add_pieces(band, first_from(left + 1), stop, pieces, n);
+      if (plan_.wrap[2]) {
+        n = add_pieces(band, std::max(stop, first_from(plan_.canvas[2] + left + 1)), last, pieces, n);
+      }
+      region = last;
+    }
+    return n;
+  }
+
+  // A region's offset, right-aligned: entries before the canvas's first axis are not there.
+  const int64_t* offset(int64_t region) const {
+    return plan_.offsets + region * plan_.ndim - (kMaxDims - plan_.ndim);
+  }
+
+  // The end of the regions that share the offset of the first along every axis but the last.
+  const int32_t* end_of_line(const int32_t* first, const int32_t* end) const {
+    if (plan_.ndim == 1) return end;
+    const int64_t* at = offset(*first);
+    const auto same = [&](int32_t r) {
+      return offset(r)[1] == at[1] && (plan_.ndim == 2 || offset(r)[0] == at[0]);
+    };
+    int64_t step = 1;  // doubled first: a line may be a single region of a long list
+    while (step < end - first && same(first[step])) step *= 2;
+    return std::partition_point(first + step / 2, std::min(first + step, end), same);
+  }
+
+  int64_t add_pieces(const Band& band, const int32_t* region, const int32_t* end, Piece<A>* pieces,
+                     int64_t n) const {
+    const int lead = kMaxDims - plan_.ndim;
+    for (; region < end; ++region) {
+      const int64_t r = *region;
+      const int64_t* at = offset(r);
       const int64_t j0 = lead > 0 ? 0 : local_coordinate(band.x0, at[0], plan_.canvas[0], plan_.wrap[0]);
       const int64_t j1 = lead > 1 ? 0 : local_coordinate(band.x1, at[1], plan_.canvas[1], plan_.wrap[1]);
       // The region's columns and, if it crosses the seam, their image one canvas to the left.

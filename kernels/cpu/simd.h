@@ -160,8 +160,15 @@ INTARSIA_INLINE void store_first<float, float>(float* p, V<float> v, int64_t n) 
 }
 #endif
 
-// Past the caches: for results larger than the last of them, which nobody reads again soon. p is aligned to
-// its size.
+// v in the first n lanes, zero in the others.
+template <class A>
+INTARSIA_INLINE V<A> keep_first(V<A> v, int64_t n) {
+  V<A> lane;
+  for (int64_t i = 0; i < lanes<A>; ++i) lane[i] = static_cast<A>(i);
+  return lane < splat(static_cast<A>(n)) ? v : V<A>{};
+}
+
+// Past the caches, for results that would fill them. p is aligned to its size.
 template <class A, class T>
 INTARSIA_INLINE void stream(T* p, V<A> v) {
 #if defined(__SSE2__)

@@ -60,10 +60,9 @@ Status launch(void (*kernel)(Parameters...), int64_t items, const void* out, voi
     config.stream = static_cast<cudaStream_t>(stream);
     error = cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
   }
-  // Read even after a success: an error left behind would be blamed on the next caller.
-  const cudaError_t pending = cudaGetLastError();
-  if (error == cudaSuccess) error = pending;
+  // The launch's own answer alone: an error that somebody else left behind is not ours to report or clear.
   if (error == cudaSuccess) return Status{};
+  cudaGetLastError();  // ours is reported below; left behind, it would be blamed on the next caller
   return Status{Status::launch_failed, 0, cudaGetErrorString(error)};
 }
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -52,6 +53,13 @@ GEOMETRIES = [
     ((19, 300), (12, 128), [[y, x] for y in (0, 7) for x in (0, 86, 172)], False),
     ((6, 200), (4, 130), [[k % 3, 4 * k] for k in range(18)], True),
     ((220,), (180,), [[2 * k] for k in range(20)] + [[40]], False),
+    ((9, 300), (6, 170), [[y, x] for y in (0, 3) for x in (0, 65, 130)], False),
+    ((9, 300), (6, 200), [[y, x] for y in (0, 5) for x in (230, 60, 190)], True),
+    ((3, 5, 260), (2, 3, 130), [[z, y, x] for z in (0, 1) for y in (0, 2) for x in (0, 65, 130)], False),
+    ((4100,), (2050,), [[k * 1025] for k in (2, 0, 3, 1)], True),
+    ((100,), (100,), [[0]] * 16, False),
+    ((100,), (100,), [[0]] * 17, False),
+    ((300,), (80,), [[220], [0], [0]], False),  # between them 140 columns of nothing
 ]
 
 
@@ -114,6 +122,106 @@ def test_values_are_those_of_the_reference(geometry: Any, normalize: bool) -> No
                 )
             gap = (merged.double() - expected).abs() / (1 + expected.abs())
             assert gap.max() < error * (1 if normalize else len(offsets))
+
+
+def in_sequence(
+    patches: Tensor, geometry: Any, weight: tuple[Tensor, ...], normalize: bool, coefficient: Tensor
+) -> Tensor:
+    """The promised sums, one region after the other, each product and each sum rounded by itself."""
+    canvas_size, patch_size, offsets, _ = geometry
+    n, wide = len(canvas_size), weight[0].dtype
+    merged = torch.zeros(*patches.shape[:1], patches.shape[2], *canvas_size, dtype=wide)
+    total, count, only = torch.zeros(canvas_size, dtype=wide), torch.zeros(canvas_size), merged.clone()
+    for r in sorted(range(len(offsets)), key=lambda r: offsets[r]):
+        if len(weight) == n and weight[0].dim() == 1:
+            w = coefficient[r]
+            for axis, factor in enumerate(weight):
+                w = w.unsqueeze(-1) * factor.view(*[1] * axis, -1)
+        else:
+            w = coefficient[r] * weight[0][r if len(weight[0]) > 1 else 0]
+        axes = zip(offsets[r], patch_size, canvas_size, strict=True)
+        places = [(at + torch.arange(size)) % whole for at, size, whole in axes]
+        here = tuple(p.view(-1, *[1] * (n - 1 - axis)) for axis, p in enumerate(places))
+        total[here] += w
+        count[here] += 1
+        merged[(slice(None), slice(None), *here)] += w * patches[:, r].to(wide)
+        only[(slice(None), slice(None), *here)] += patches[:, r].to(wide)
+    if not normalize:
+        return merged
+    copied = torch.zeros(canvas_size, dtype=torch.bool)
+    for start in range(canvas_size[-1] - 255):  # the long runs under one region
+        run = slice(start, start + 256)
+        copied[..., run] |= (count[..., run] == 1).all(-1, keepdim=True)
+    return torch.where(copied, only, merged * (1 / total))
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=lambda g: "x".join(map(str, g[0])))
+def test_sums_are_those_of_the_plans_order_bit_for_bit(geometry: Any, normalize: bool) -> None:
+    canvas_size, patch_size, offsets, _ = geometry
+    plan, R = problem(*geometry), len(offsets)
+    if normalize and plan.uncovered[0]:
+        pytest.skip("not all of this canvas is covered")
+    generator = torch.Generator().manual_seed(2)
+    coefficient = torch.rand(R, generator=generator) + 0.1
+    weights = [tuple(torch.rand(n, generator=generator) + 0.1 for n in patch_size)]
+    weights += [(torch.rand(k, *patch_size, generator=generator) + 0.1,) for k in (1, R)]
+    for dtype in (torch.float32, torch.bfloat16):
+        patches = torch.randn(2, R, 3, *patch_size, generator=generator).to(dtype)
+        for weight in weights:
+            expected = in_sequence(patches, geometry, weight, normalize, coefficient)
+            for out_dtype, shift in ((torch.float32, 0), (torch.float32, 1), (torch.bfloat16, 3)):
+                memory, merged = guarded((2, 3, *canvas_size), out_dtype, shift)
+                _C.cpu.scatter_average(merged, patches, plan, weight, normalize, coefficient, 1)
+                assert untouched(memory, merged)
+                assert torch.equal(merged, expected.to(out_dtype))
+
+
+@pytest.mark.parametrize("wrap", [True, False])
+def test_a_long_chain_costs_its_length(wrap: bool) -> None:
+    R, half = 20_000, 64
+    plan = problem((R * half + (0 if wrap else half),), (2 * half,), [[k * half] for k in range(R)], wrap)
+    window, patches = torch.rand(2 * half) + 0.1, torch.randn(1, R, 1, 2 * half)
+    merged = torch.empty(1, 1, R * half + (0 if wrap else half))
+    assert plan.uncovered == (0, None)  # builds the plan's lists
+    started = time.thread_time()
+    _C.cpu.scatter_average(merged, patches, plan, (window,), False, None, 1)
+    took = time.thread_time() - started
+    terms = (window * patches).view(R, 2, half)
+    expected = torch.zeros(len(merged.view(-1, half)), half)
+    expected[1:] += terms[: len(expected) - 1, 1]
+    expected[:R] += terms[:, 0]
+    if wrap:
+        expected[0] += terms[-1, 1]
+    assert torch.equal(merged.view(-1, half), expected)
+    assert took < 0.3  # looking through all regions for every band takes a second
+
+
+@pytest.mark.parametrize("columns", [9, 100])
+def test_a_weight_that_overflows_stays_in_its_region(columns: int, simd: Any) -> None:
+    """One more region shortens the runs, so that sums are kept in memory."""
+    starts = [k * columns for k in range(4)] + [columns // 2]
+    plan = problem((2, 4 * columns), (2, columns), [[0, x] for x in starts], False)
+    coefficient = torch.tensor([1.0, 3e38, 1.0, 1.0, 1.0])
+    weight, patches = (torch.full((2,), 10.0), torch.ones(columns)), torch.ones(1, 5, 1, 2, columns)
+    for isa in filter(simd, ISAS):
+        out, total = torch.empty(1, 1, 2, 4 * columns), torch.empty(2, 4 * columns)
+        _C.cpu.scatter_average(out, patches, plan, weight, False, coefficient, 1)
+        _C.cpu.weight_total(total, plan, weight, coefficient, 1)
+        for sums in (out[0, 0], total):
+            assert sums[:, columns : 2 * columns].isinf().all(), isa
+            assert sums[:, :columns].isfinite().all() and sums[:, 2 * columns :].isfinite().all(), isa
+
+
+def test_channels_beyond_a_group_are_all_copied() -> None:
+    plan = problem((11,), (5,), [[6], [0], [3]], False)
+    for channels in (0, 1024, 1025, 2500):
+        canvas = torch.randn(2, channels, 11)
+        for threads in (1, 2):
+            memory, out = guarded((2, 3, channels, 5), torch.float32)
+            _C.cpu.extract_patches(out, canvas, plan, None, threads)
+            assert untouched(memory, out)
+            assert torch.equal(out, torch.stack([canvas[..., at : at + 5] for at in (6, 0, 3)], 1))
 
 
 def test_unknown_instruction_set_is_refused(simd: Any) -> None:
