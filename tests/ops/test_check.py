@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 import torch
 from intarsia import ops
@@ -34,6 +35,11 @@ def test_the_arguments_below_are_right_before_they_are_changed():
     assert extract().shape == PATCHES.shape and scatter().shape == CANVAS.shape and total().shape == (8, 10)
 
 
+def test_a_size_may_hold_any_integers():
+    for size in ((np.int64(4), 6), [torch.tensor(4), np.uint8(6)], torch.Size((4, 6))):
+        assert torch.equal(extract(size=size), extract())
+
+
 EXTRACT = [
     ({"canvas": [[1.0]]}, "canvas must be a tensor [B, C, *S], got list"),
     ({"canvas": CANVAS.int()}, "canvas must be float16, bfloat16, float32 or float64, got torch.int32"),
@@ -49,6 +55,10 @@ EXTRACT = [
     ({"canvas": CANVAS.to_sparse()}, "canvas must be dense, got torch.sparse_coo"),
     ({"size": 4}, "size must be a sequence with one integer per axis, got 4"),
     ({"size": (4.0, 6)}, "size must hold integers, got (4.0, 6)"),
+    ({"size": ("4", 6)}, "size must hold integers, got ('4', 6)"),
+    ({"size": (None, 6)}, "size must hold integers, got (None, 6)"),
+    ({"size": (torch.tensor([4, 4]), 6)}, "size must hold integers, got (tensor([4, 4]), 6)"),
+    ({"size": (np.float64(4), 6)}, "size must hold integers, got (np.float64(4.0), 6)"),
     ({"size": (4,)}, "size must have one length for each of the 2 axes, got (4,)"),
     ({"size": (0, 6)}, "size must be positive on every axis, got patch (0, 6), canvas (8, 10)"),
     ({"size": (4, -6)}, "size must be positive on every axis, got patch (4, -6), canvas (8, 10)"),

@@ -56,7 +56,7 @@ def test_is_its_own_mirror_image_and_positive(backend, size):
         ({"size": (8,), "sigma_fraction": float("nan")}, "sigma_fraction must be positive and finite"),
         (
             {"size": (64,), "sigma_fraction": 0.01},
-            "sigma_fraction must leave the ends of the window above zero",
+            "sigma_fraction must leave every weight of the window finite and above zero in torch.float32",
         ),
         ({"size": (8,), "dtype": torch.float16}, "dtype must be float32 or float64, got torch.float16"),
     ],
@@ -64,3 +64,37 @@ def test_is_its_own_mirror_image_and_positive(backend, size):
 def test_errors_say_what_to_do(arguments, message):
     with pytest.raises(ValueError, match=f"gaussian_weights: {message}"):
         ops.gaussian_weights(**arguments)
+
+
+FRACTIONS = [10.0**power for power in range(-320, 309, 4)] + [0.01, 0.025, 0.03, 0.035, 0.04, 0.05, 0.06]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [(1,), (2,), (64,), (1, 64), (64, 1), (64, 96), (1, 1, 1), (8, 64, 64)])
+def test_a_window_is_finite_and_positive_or_refused(size, dtype):
+    refused = []
+    for fraction in FRACTIONS:
+        try:
+            factors = ops.gaussian_weights(size, sigma_fraction=fraction, dtype=dtype)
+        except ValueError as error:
+            assert (
+                f"sigma_fraction must leave every weight of the window finite and above zero in {dtype}"
+                in str(error)
+            )
+            refused.append(fraction)
+            continue
+        window = torch.ones((), dtype=dtype)
+        for factor in factors:
+            window = window[..., None] * factor
+            assert bool((factor > 0).all() and factor.isfinite().all()), fraction
+        assert bool((window > 0).all() and window.isfinite().all()), fraction
+    assert {1e-200, 1e200} <= set(refused) and 10.0**0 not in refused
+    assert dtype is torch.float64 or 1e52 in refused
+    assert (1e-40 in refused) == (size != (1,) and size != (1, 1, 1) or dtype is torch.float32)
+
+
+def test_float64_reaches_further():
+    for size, fraction in (((1,), 1e-40), ((1,), 1e50), ((64, 64), 0.04)):
+        with pytest.raises(ValueError, match="float64 reaches further"):
+            ops.gaussian_weights(size, sigma_fraction=fraction)
+        ops.gaussian_weights(size, sigma_fraction=fraction, dtype=torch.float64)

@@ -131,6 +131,14 @@ def test_vmap_is_a_larger_batch(canvas):
     assert torch.equal(merged, torch.stack([scatter(one) for one in patches]))
     nested = torch.vmap(torch.vmap(lambda x: extract(x[None])))(many)
     assert torch.equal(nested[:, :, 0], patches)
+    with pytest.raises(
+        ValueError, match="extract_patches: canvas must be mapped over by a vmap, got a vmap ov"
+    ):
+        torch.vmap(lambda s: extract(canvas, scale=s))(scale)
+    with pytest.raises(ValueError, match="extract_patches: offsets must be shared by a vmap"):
+        there = torch.tensor(PROBLEM.offsets).expand(4, -1, -1)
+        call = torch.ops.intarsia.extract_patches
+        torch.vmap(lambda o: call(canvas, o, list(PROBLEM.patch), [False, True], None, None))(there)
     with pytest.raises(ValueError, match="scatter_average: patches must be all that a vmap maps over"):
         torch.vmap(lambda c: scatter(patches[0], coefficient=c))(torch.rand(3, 6))
 
@@ -179,3 +187,39 @@ def test_the_registered_operators_check_their_arguments_themselves(canvas):
     with pytest.raises(ValueError, match="weight must not require grad"):
         offsets = torch.tensor(PROBLEM.offsets)
         torch.ops.intarsia.weight_total(offsets, weight, [6, 16], [False, True], None)
+
+
+def registered(offsets, device=None):
+    """Each registered operator called with these offsets."""
+    wrap, size, patch = [False, True], [6, 16], list(PROBLEM.patch)
+    canvas = torch.ones(1, 1, *size, device=device)
+    patches = torch.ones(1, offsets.shape[0], 1, *patch, device=device)
+    weight = [torch.ones(extent, device=device) for extent in patch]
+    op = torch.ops.intarsia
+    return {
+        "extract_patches": lambda: op.extract_patches(canvas, offsets, patch, wrap, None, None),
+        "scatter_average": lambda: op.scatter_average(
+            patches, offsets, weight, size, wrap, False, None, None
+        ),
+        "weight_total": lambda: op.weight_total(offsets, weight, size, wrap, None),
+    }
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("name", ["extract_patches", "scatter_average", "weight_total"])
+def test_the_registered_operators_read_no_foreign_memory(name, device):
+    for offsets, got in (
+        (torch.zeros(1, 2, dtype=torch.int32), "torch.int32 on cpu"),
+        (torch.zeros(1, 2, dtype=torch.float64), "torch.float64 on cpu"),
+        (torch.zeros(1, 2, dtype=torch.int64, device="meta"), "torch.int64 on meta"),
+    ):
+        with pytest.raises(ValueError, match=f"^{name}: offsets must be int64 on the CPU, got {got}[.]"):
+            registered(offsets, device)[name]()
+
+
+@pytest.mark.parametrize("name", ["extract_patches", "scatter_average", "weight_total"])
+def test_the_registered_operators_take_offsets_of_any_strides(name):
+    wide = torch.tensor([[0, 1, 0], [9, 9, 9], [1, 2, 2]])
+    for offsets in (wide[::2].T, wide[::2, 1:], wide[2:, 1:].expand(3, 2)):
+        dense = registered(offsets.clone(memory_format=torch.contiguous_format))
+        assert torch.equal(registered(offsets)[name](), dense[name]())

@@ -57,9 +57,10 @@ def test_checks_are_remembered_for_what_they_looked_at():
     _plan._ready.clear()
     host = torch.device("cpu")
     for there in (offsets([0, 0]), offsets([0, 0]), offsets([1, 0])):
-        _plan.prepare(there, ("f", 1), check, host)
-    _plan.prepare(offsets([0, 0]), ("f", 2), check, host)
-    assert len(calls) == 3
+        _plan.prepare("f", there, (1,), check, host)
+    _plan.prepare("f", offsets([0, 0]), (2,), check, host)
+    _plan.prepare("g", offsets([0, 0]), (1,), check, host)
+    assert len(calls) == 4
 
 
 def test_a_failed_check_is_made_again():
@@ -68,7 +69,7 @@ def test_a_failed_check_is_made_again():
 
     for _ in range(2):
         with pytest.raises(ValueError, match="no"):
-            _plan.prepare(offsets([0, 0]), ("refused",), refuse, torch.device("cpu"))
+            _plan.prepare("f", offsets([0, 0]), ("refused",), refuse, torch.device("cpu"))
 
 
 def test_threads_may_share_a_plan():
@@ -90,8 +91,26 @@ def test_threads_may_share_a_plan():
 
 def test_content_is_what_numpy_says():
     there = torch.randint(-(2**62), 2**62, (5, 3))
-    assert _plan.content(there) == there.numpy().tobytes()
-    assert _plan.content(there[:0]) == b""
+    assert _plan.content("f", there) == there.numpy().tobytes()
+    assert _plan.content("f", there[:0]) == b""
+    for sparse in (there.T, there[::2], there[:1].expand(4, 3)):
+        assert _plan.content("f", sparse) == sparse.numpy().tobytes()
+
+
+@pytest.mark.parametrize(
+    "bad,got",
+    [
+        (torch.zeros(1, 2, dtype=torch.int32), "torch.int32 on cpu"),
+        (torch.zeros(1, 2), "torch.float32 on cpu"),
+        (torch.zeros(1, 2, dtype=torch.int64, device="meta"), "torch.int64 on meta"),
+        (torch.zeros(1, 2, dtype=torch.int64).to_sparse(), "torch.int64 on cpu as torch.sparse_coo"),
+    ],
+)
+def test_memory_that_does_not_hold_the_integers_is_not_read(bad, got):
+    with pytest.raises(ValueError, match=f"^f: offsets must be int64 on the CPU, got {got}[.] "):
+        _plan.get_plan("f", bad, *SIZES)
+    with pytest.raises(ValueError, match=f"^f: offsets must be int64 on the CPU, got {got}[.] "):
+        _plan.prepare("f", bad, (), pytest.fail, torch.device("cpu"))
 
 
 @pytest.mark.cuda

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from intarsia.ops._check import FLOATS, fail
 
+_INTS = (int, torch.SymInt)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -37,10 +39,11 @@ def as_ints(function: str, argument: str, values: Any) -> list[int]:
         fail(
             function, argument, "be a sequence with one integer per axis", repr(values), "Pass (64, 64), say."
         )
-    integers = list(values)
-    if float in map(type, integers):
-        fail(function, argument, "hold integers", tuple(values), "Round to whole elements.")
-    return integers
+    try:
+        return [value if type(value) in _INTS else operator.index(value) for value in values]
+    except (TypeError, ValueError, RuntimeError):
+        remedy = "Give one whole number of elements per axis."
+        fail(function, argument, "hold integers", tuple(values), remedy)
 
 
 def as_wrap(function: str, wrap: Any, ndim: int) -> list[bool]:

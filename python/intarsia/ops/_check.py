@@ -52,8 +52,19 @@ def check_floats(function: str, argument: str, tensor: Tensor, lead: str, fixed:
     return ndim
 
 
+def check_offsets(function: str, offsets: Tensor) -> None:
+    """Whether the bytes of `offsets` can be read as they are."""
+    if offsets.dtype is not torch.int64 or not offsets.is_cpu or offsets.layout is not torch.strided:
+        got = f"{offsets.dtype} on {offsets.device}"
+        if offsets.layout is not torch.strided:
+            got += f" as {offsets.layout}"
+        remedy = f"Pass dense integers, or call intarsia.ops.{function}, which converts them."
+        fail(function, "offsets", "be int64 on the CPU", got, remedy)
+
+
 def check_geometry(function: str, offsets: Tensor, canvas: Ints, patch: Ints, wrap: Sequence[bool]) -> None:
     """Shapes of offsets, sizes and wrap; the values of the offsets are checked by the plan."""
+    check_offsets(function, offsets)
     ndim = len(canvas)
     if len(patch) != ndim:
         fail(

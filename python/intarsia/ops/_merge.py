@@ -31,6 +31,7 @@ def merge(
     elif out.numel():
         dense, windows, signs = patches.contiguous(), _dense(weight), _dense_or_none(coefficient)
         select(out.device).scatter_average(out, dense, plan, windows, normalize, signs)
+        plan.keep()
 
 
 def total(
@@ -42,6 +43,7 @@ def total(
         out.zero_()
     else:
         select(out.device).weight_total(out, plan, _dense(weight), _dense_or_none(coefficient))
+        plan.keep()
 
 
 def _dense(weight: Sequence[Tensor]) -> tuple[Tensor, ...]:

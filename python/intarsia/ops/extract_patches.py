@@ -109,14 +109,15 @@ def _prepare(
         return shape, get_plan(_NAME, offsets, canvas.shape[2:], size, wrap)
 
     factor = None if scale is None else (scale.shape, scale.dtype, scale.device)
-    signature = (_NAME, canvas.shape, canvas.dtype, canvas.layout, tuple(size), tuple(wrap), factor)
-    return prepare(offsets, signature, check, canvas.device)
+    signature = (canvas.shape, canvas.dtype, canvas.layout, tuple(size), tuple(wrap), factor)
+    return prepare(_NAME, offsets, signature, check, canvas.device)
 
 
 def _write(out: Tensor, canvas: Tensor, plan: Plan, scale: Tensor | None) -> None:
     if out.numel():
         factor = None if scale is None else scale.contiguous()
         _backend.select(out.device).extract_patches(out, canvas.contiguous(), plan, factor)
+        plan.keep()
 
 
 def _extract(*inputs: Any) -> Tensor:
@@ -170,14 +171,12 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 def _vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
     canvas, offsets, size, wrap, scale, dtype = args
-    if in_dims[1] is not None or in_dims[0] is None:
-        fail(
-            _NAME,
-            "offsets",
-            "be shared by a vmap",
-            "offsets that are mapped over",
-            "Map over the canvas alone.",
-        )
+    if in_dims[1] is not None:
+        remedy = "Map over the canvas and the scale alone."
+        fail(_NAME, "offsets", "be shared by a vmap", "offsets that are mapped over", remedy)
+    if in_dims[0] is None:
+        remedy = "Multiply the patches by it instead, or expand the canvas along the mapped axis."
+        fail(_NAME, "canvas", "be mapped over by a vmap", "a vmap over scale alone", remedy)
     canvas = canvas.movedim(in_dims[0], 0)
     if scale is not None:
         scale = scale.expand(info.batch_size, -1) if in_dims[4] is None else scale.movedim(in_dims[4], 0)

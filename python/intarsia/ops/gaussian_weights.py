@@ -40,11 +40,13 @@ def gaussian_weights(
         Tuple with one factor [size[i]] per axis, of `dtype`.
 
     Raises:
-        ValueError: If a length or the fraction is not positive, or dtype is neither float32 nor float64.
+        ValueError: If a length or the fraction is not positive, dtype is neither float32 nor float64, or a
+            weight of the window would not be finite and above zero in `dtype`.
 
     Note:
-        Deterministic. A factor that underflows to zero makes an average impossible where nothing else covers,
-        so a fraction that gives one is refused.
+        Deterministic. A window that is zero at its corners makes an average impossible where nothing else
+        covers, as at the corners of a canvas. So the fraction must keep the factors and their outer product
+        within the normal numbers of `dtype`.
 
     Source:
         Jimenez, "Mixture of Diffusers for scene composition and high resolution image generation", 2023.
@@ -68,18 +70,28 @@ def gaussian_weights(
             fail(
                 _NAME, "size", "be positive on every axis", tuple(lengths), "Leave out regions of no extent."
             )
-        reach = (1 - 1 / length) ** 2 / (8 * fraction**2)
-        if reach > (80.0 if dtype is torch.float32 else 700.0):
-            fail(
-                _NAME,
-                "sigma_fraction",
-                "leave the ends of the window above zero",
-                sigma_fraction,
-                "Use a wider window or float64.",
-            )
+    if not _fits(lengths, fraction, dtype):
+        wanted = f"leave every weight of the window finite and above zero in {dtype}"
+        remedy = "0.1 is the published value; float64 reaches further than float32."
+        fail(_NAME, "sigma_fraction", wanted, f"{sigma_fraction} for size {tuple(lengths)}", remedy)
     where = torch.device("cpu") if device is None else torch.device(device)
     call = choose(_NAME, _factor)
     return tuple(call(length, fraction, dtype, where) for length in lengths)
+
+
+def _fits(lengths: Sequence[int], fraction: float, dtype: torch.dtype) -> bool:
+    # Beyond these the square that the formula divides by is no normal float64.
+    if not 1e-150 < fraction < 1e150:
+        return False
+    lowest, highest = (math.log(torch.finfo(dtype).tiny), math.log(torch.finfo(dtype).max))
+    peak = -math.log(fraction * math.sqrt(2 * math.pi))
+    total = 0.0
+    for axis, length in enumerate(lengths, 1):
+        end = peak - ((1 - 1 / length) / fraction) ** 2 / 8
+        total += end
+        if min(end, total) < lowest or max(peak, axis * peak) > highest:
+            return False
+    return True
 
 
 def _factor(length: int, sigma_fraction: float, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -70,8 +70,10 @@ def scatter_average(
             wrap, the weight is not finite, or `normalize` meets a negative coefficient or a total of 0.
 
     Note:
-        Sums are made in float32 (float64 for float64 patches) in the order of the offsets, ties by index: the
-        result is the same bits for every run, thread count and order of distinct regions. Differentiable in
+        Sums are made in float32 (float64 for float64 patches) in the order of the offsets, ties by index: on
+        one backend the result is the same bits for every run, thread count and order of distinct regions.
+        Backends agree to the rounding of that dtype, as (w p) (1 / w) need not be p to the last bit: where
+        one region alone covers a run of at least 256 elements, the CPU copies p. Differentiable in
         `patches` and `coefficient`; a weight that requires grad is refused, and so is `out` where an argument
         requires grad. On CUDA the values of weight and coefficient are not looked at, as that would wait for
         the device: a total that is not above 0 gives NaN there.
@@ -139,8 +141,9 @@ def _prepare(
 
     signs = None if coefficient is None else (coefficient.shape, coefficient.dtype, coefficient.device)
     windows = tuple([(window.shape, window.dtype, window.device) for window in weight])
-    like = (_NAME, patches.shape, patches.dtype, patches.layout)
-    return prepare(offsets, (like, tuple(size), tuple(wrap), windows, signs), check, patches.device)
+    like = (patches.shape, patches.dtype, patches.layout)
+    signature = (like, tuple(size), tuple(wrap), windows, signs)
+    return prepare(_NAME, offsets, signature, check, patches.device)
 
 
 def _scatter(*inputs: Any) -> Tensor:
