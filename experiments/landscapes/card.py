@@ -76,7 +76,7 @@ def main(model: Path, data: Path, log: Path, output: Path) -> None:
         print(style, figures[style])
     for other in denoiser.sizes[1:]:
         place = torch.tensor([[0.5, other[0] / 64]] * PER_STYLE)
-        rows.append(draw(denoiser, style=denoiser.styles["redrock"], size=other, vertical=place, seed=0))
+        rows.append(draw(denoiser, style=denoiser.styles["badlands"], size=other, vertical=place, seed=0))
     labels = [*denoiser.styles, *(f"{h}x{w}" for h, w in denoiser.sizes[1:])]
     write_sheet(output / "samples.png", rows, labels)
     write_sheet(output / "nearest.png", pairs, names)
