@@ -222,7 +222,7 @@ def test_eps_v_score_and_x0_compose_to_the_same(
         "eps": lambda x, D: (x - D) / level,
         "v": lambda x, D: (x / square - D) * math.sqrt(square) / level,
         "score": lambda x, D: (D - x) / level**2,
-        "flow": lambda x, D: (x - D) / level,
+        "flow": lambda x, D: (x - D) / level - D,
     }
     composed = run(average(Factor(lambda x, sigma, cond: network(x), region, window)), x)
     for convert in to.values():

@@ -193,7 +193,7 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", default=str(here), help="for results and sheet")
     parser.add_argument("--work", default="runs/panorama", help="for the pictures")
     parser.add_argument("--model", default="landscapes")
-    parser.add_argument("--style", default="redrock,badlands", help="taken in turn")
+    parser.add_argument("--style", default="badlands", help="one or more, taken in turn")
     parser.add_argument("--pictures", type=int, default=32, help="per method")
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--height", type=int, default=64)

@@ -39,11 +39,16 @@ class PerCanvas:
     value: Tensor
 
 
+def rebuild(like: Any, parts: list[Any]) -> Any:
+    """`parts` in a list or tuple of the kind of `like`; a named tuple takes them one by one."""
+    return type(like)(*parts) if hasattr(like, "_fields") else type(like)(parts)
+
+
 def _map(leaf: Callable[[Any, str], Any], cond: Cond, path: str = "cond") -> Cond:
     if isinstance(cond, dict):
         return {key: _map(leaf, value, f"{path}[{key!r}]") for key, value in cond.items()}
     if isinstance(cond, (list, tuple)):
-        return type(cond)([_map(leaf, value, f"{path}[{i}]") for i, value in enumerate(cond)])
+        return rebuild(cond, [_map(leaf, value, f"{path}[{i}]") for i, value in enumerate(cond)])
     return leaf(cond, path)
 
 
@@ -244,5 +249,5 @@ def _cat(trees: list[Cond]) -> Cond:
     if isinstance(first, dict):
         return {key: _cat([tree[key] for tree in trees]) for key in first}
     if isinstance(first, (list, tuple)):
-        return type(first)([_cat(list(parts)) for parts in zip(*trees, strict=True)])
+        return rebuild(first, [_cat(list(parts)) for parts in zip(*trees, strict=True)])
     return torch.cat(trees) if isinstance(first, Tensor) and first.ndim else first

@@ -38,7 +38,7 @@ class CFG:
             two). [R], one per region, inside a Factor only.
 
     Raises:
-        ValueError: a scale that is not finite, or a tensor that is not rank 1.
+        ValueError: a scale that is not finite or requires grad, or a tensor that is not rank 1.
 
     Note:
         Linear: a Factor flattens `terms` into its own batch, and the sum is taken where regions meet.
@@ -66,6 +66,13 @@ class CFG:
                 f"CFG: scale must be a number or have shape [R], got {list(scale.shape)}. "
                 "Inside a Factor give one scale for each region."
             )
+        if scale.requires_grad:
+            raise ValueError(
+                "CFG: scale must not require grad, got a tensor that does. "
+                "Detach it; gradients reach the networks, not the scale."
+            )
+        if scale.ndim:
+            object.__setattr__(self, "scale", scale)
         if not torch.isfinite(scale).all():
             raise ValueError(f"CFG: scale must be finite, got {self.scale}. Usual scales are 1 to 15.")
 

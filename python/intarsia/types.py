@@ -250,13 +250,13 @@ def sizes_of(denoiser: Denoiser) -> tuple[tuple[int, ...], ...] | None:
     """Look up the spatial sizes that a denoiser declares.
 
     Returns:
-        Its `sizes`, or None where it takes any.
+        Its `sizes`, or None where it takes any (declares none, or an empty list).
 
     Example:
         >>> sizes_of(lambda x, sigma, cond=None: x) is None
         True
     """
-    return getattr(denoiser, "sizes", None)
+    return getattr(denoiser, "sizes", None) or None
 
 
 def denoise(D: Denoiser, x: Tensor, sigma: Tensor | float, cond: Cond = None) -> Tensor:

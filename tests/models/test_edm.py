@@ -3,7 +3,10 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
+from intarsia import compose, layout
+from intarsia.denoisers import from_edm
 from intarsia.models import EDMDenoiser, UNet
 
 
@@ -14,10 +17,30 @@ def denoiser() -> EDMDenoiser:
 
 
 def test_preconditioning_at_hand_made_values() -> None:
-    c_skip, c_out, c_in = denoiser().precond(torch.tensor([0.5, 1.0]))
+    c_in, c_skip, c_out, noise = denoiser().precond(torch.tensor([0.5, 1.0]))
     torch.testing.assert_close(c_skip, torch.tensor([0.5, 0.2]))
     torch.testing.assert_close(c_out, torch.tensor([0.25 / math.sqrt(0.5), 0.5 / math.sqrt(1.25)]))
     torch.testing.assert_close(c_in, torch.tensor([math.sqrt(2.0), 1 / math.sqrt(1.25)]))
+
+
+def test_preconditioning_is_that_of_the_general_wrapper() -> None:
+    sigma = torch.tensor([0.01, 0.7, 30.0])
+    general = from_edm(denoiser().net, sigma_data=0.5)
+    for own, other in zip(denoiser().precond(sigma), general.precond(sigma), strict=True):
+        torch.testing.assert_close(own.flatten(), other.flatten())
+
+
+def test_unknown_conditions_are_refused() -> None:
+    with pytest.raises(ValueError, match="cond must hold style and vertical only, got styles"):
+        denoiser()(torch.zeros(1, 3, 16, 16), torch.ones(1), {"styles": torch.zeros(1)})
+
+
+def test_without_declared_sizes_any_patch_will_do() -> None:
+    bare = EDMDenoiser(denoiser().net)
+    pair = layout.chain(32, 16, 8)
+    assert (
+        compose.Factor(bare, layout.grid((16, 32), (16, 16), (16, 8))).layout.num_regions == pair.num_regions
+    )
 
 
 def test_untrained_network_is_the_linear_denoiser() -> None:
@@ -34,7 +57,7 @@ def test_unit_variance_in_and_out() -> None:
     clean = 0.5 * torch.randn(100_000, generator=generator, dtype=torch.float64)
     noise = torch.randn(100_000, generator=generator, dtype=torch.float64)
     for sigma in (0.01, 0.5, 20.0):
-        c_skip, c_out, c_in = D.precond(torch.tensor(sigma, dtype=torch.float64))
+        c_in, c_skip, c_out, _ = D.precond(torch.tensor(sigma, dtype=torch.float64))
         noisy = clean + sigma * noise
         assert abs((c_in * noisy).std() - 1) < 0.02
         assert abs(((clean - c_skip * noisy) / c_out).std() - 1) < 0.02

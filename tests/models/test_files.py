@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import pickle
+import random
 import re
 from pathlib import Path
 
@@ -49,6 +51,36 @@ def test_no_code_runs_from_a_model_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"load: name must be a file written by intarsia\.models\.save"):
         load(tmp_path / "m.safetensors")
     assert not canary.exists()
+
+
+@pytest.mark.parametrize(
+    "unet", [{}, {"ndim": 7}, {**ARGUMENTS, "channels": [16, 48]}, {**ARGUMENTS, "x": 1}]
+)
+def test_damaged_settings_are_one_error(tmp_path: Path, unet: dict[str, object]) -> None:
+    save(made(), tmp_path / "m.safetensors", unet)
+    with pytest.raises(
+        ValueError, match=r"load: name must be a file written by intarsia\.models\.save"
+    ) as error:
+        load(tmp_path / "m.safetensors")
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_asks_for_much_memory_gets_none(tmp_path: Path) -> None:
+    save(made(), tmp_path / "m.safetensors", {**ARGUMENTS, "channels": [2**16, 2**20]})
+    with pytest.raises(ValueError, match="size mismatch|written by"):
+        load(tmp_path / "m.safetensors")  # terabytes, if shapes were not compared first
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_mutated_files_are_refused_or_harmless(tmp_path: Path, seed: int) -> None:
+    save(made(), tmp_path / "m.safetensors", ARGUMENTS)
+    data = bytearray((tmp_path / "m.safetensors").read_bytes())
+    rng = random.Random(seed)
+    for _ in range(8):
+        data[rng.randrange(min(len(data), 2000))] = rng.randrange(256)
+    (tmp_path / "m.safetensors").write_bytes(data[: rng.choice((len(data), len(data) // 2))])
+    with contextlib.suppress(ValueError):
+        assert isinstance(load(tmp_path / "m.safetensors"), EDMDenoiser)
 
 
 def test_errors(tmp_path: Path) -> None:

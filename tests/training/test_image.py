@@ -99,6 +99,48 @@ def stop_at(step: int):
     return patched
 
 
+def test_an_interrupt_while_writing_leaves_the_last_checkpoint_whole(photos: Path, tmp_path: Path) -> None:
+    train(photos, tmp_path / "a", dataclasses.replace(TINY, iterations=3), progress=False)
+    before = sorted((p.name, p.read_bytes()) for p in (tmp_path / "a").iterdir() if p.suffix == ".pt")
+
+    def half(state: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "save", half)
+        with pytest.raises(KeyboardInterrupt):
+            train(photos, tmp_path / "a", TINY, progress=False)
+    after = sorted((p.name, p.read_bytes()) for p in (tmp_path / "a").iterdir() if p.suffix == ".pt")
+    assert before == after
+    assert not list((tmp_path / "a").glob("*.part"))
+
+
+def test_the_log_tells_of_one_run(photos: Path, tmp_path: Path) -> None:
+    for resume in (True, True, False):
+        train(photos, tmp_path / "a", TINY, resume=resume, progress=False)
+        log = (tmp_path / "a" / "log.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in log] == [6]
+
+
+def test_photographs_are_read_as_the_camera_was_held(tmp_path: Path) -> None:
+    (tmp_path / "p" / "x").mkdir(parents=True)
+    upright = Image.new("RGB", (20, 40), "black")
+    upright.paste("white", (0, 0, 20, 20))
+    turned = upright.transpose(Image.Transpose.ROTATE_90)
+    exif = turned.getexif()
+    exif[0x0112] = 6  # turn clockwise to see it upright
+    turned.save(tmp_path / "p" / "x" / "a.png", exif=exif)
+    Image.new("RGBA", (20, 40), (0, 0, 0, 0)).save(tmp_path / "p" / "x" / "b.png")
+    (tmp_path / "p" / "x" / "._a.png").write_bytes(b"a file manager's notes")
+    first, second = PhotoFolder(tmp_path / "p").photos["x"]
+    assert first.size == (20, 40) and first.getpixel((5, 5)) == (255, 255, 255)
+    assert second.getpixel((5, 5)) == (255, 255, 255)
+    (tmp_path / "p" / "x" / "c.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="PhotoFolder: folder must hold readable photographs, got .*c.png"):
+        PhotoFolder(tmp_path / "p")
+
+
 def test_training_learns(tmp_path: Path) -> None:
     (tmp_path / "photos" / "plain").mkdir(parents=True)
     Image.new("RGB", (60, 40), (200, 90, 30)).save(tmp_path / "photos" / "plain" / "p.png")

@@ -58,7 +58,7 @@ def image(
     given = {"iterations": iterations, "batch": batch, "learning_rate": learning_rate, "seed": seed}
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     for name, value in chosen.items():
-        if value < (0 if name == "seed" else 1e-12):
+        if not value >= (0 if name == "seed" else 1e-12):
             raise Problem(
                 f"train image: --{name.replace('_', '-')} must be positive, got {value}. "
                 "Leave it out for the default."

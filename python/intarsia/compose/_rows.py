@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from intarsia._cond import rebuild
 from intarsia.compose._constant import constant
 from intarsia.types import (
     Cond,
@@ -87,7 +88,7 @@ def _placed(cond: Cond, device: torch.device) -> Cond:
     if isinstance(cond, dict):
         return {key: _placed(value, device) for key, value in cond.items()}
     if isinstance(cond, (list, tuple)):
-        return type(cond)([_placed(value, device) for value in cond])
+        return rebuild(cond, [_placed(value, device) for value in cond])
     if isinstance(cond, PerCanvas):
         return PerCanvas(cond.value.to(device))
     return cond.to(device) if isinstance(cond, Tensor) else cond

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -21,7 +22,10 @@ def fail(where: str, argument: str, requirement: str, got: object, remedy: str) 
 
 def check_sizes(where: str, name: str, values: Sequence[int]) -> tuple[int, ...]:
     """Positive integers, one for each of 1 to 3 axes."""
-    sizes = tuple(int(value) for value in values)
+    try:
+        sizes = tuple(operator.index(value) for value in values)
+    except TypeError:
+        fail(where, name, "hold integers", values, "Round them to whole elements.")
     if not 1 <= len(sizes) <= _MAX_DIMS:
         fail(
             where, name, f"have 1 to {_MAX_DIMS} axes", len(sizes), "Give one integer per axis of the canvas."

@@ -138,6 +138,9 @@ class BoxSet:
         if len(patches) != self.num_regions:
             required = f"be one per box ({self.num_regions})"
             fail("BoxSet", "patches", required, len(patches), "Keep the boxes' order.")
+        if normalize and coefficient is not None and bool((coefficient < 0).any()):
+            got, remedy = float(coefficient.min()), "Pass normalize=False for a signed sum."
+            fail("BoxSet", "coefficient", "not be negative when normalised", got, remedy)
         high = torch.float64 if patches[0].dtype == torch.float64 else torch.float32
         weights = self.weights(weight, dtype=high, device=patches[0].device)
         total = torch.zeros((), dtype=high, device=patches[0].device)

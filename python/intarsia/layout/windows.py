@@ -126,7 +126,7 @@ def gaussian(
         One factor `[s_i]` per axis, in `dtype`, positive.
 
     Raises:
-        ValueError: a size below 1 or a `sigma_fraction` that is not positive.
+        ValueError: a size below 1, or a `sigma_fraction` whose window is not positive throughout in `dtype`.
 
     Note:
         Other widths inside a Factor: `functools.partial(gaussian, sigma_fraction=0.2)`.

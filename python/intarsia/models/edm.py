@@ -60,29 +60,33 @@ class EDMDenoiser(nn.Module):
         self.sigma_min, self.sigma_max = sigma_range
         self.compute_dtype = torch.float32
 
-    def precond(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`c_skip, c_out, c_in` for `sigma [B]`, each `[B]`."""
+    def precond(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`c_in, c_skip, c_out, c_noise` for `sigma [B]`, each `[B]`."""
         total = sigma**2 + self.sigma_data**2
-        return self.sigma_data**2 / total, sigma * self.sigma_data * total.rsqrt(), total.rsqrt()
+        root = total.rsqrt()
+        return root, self.sigma_data**2 / total, sigma * self.sigma_data * root, sigma.log() / 4
 
     def raw(self, x: Tensor, sigma: Tensor, cond: Mapping[str, Any] | None = None) -> Tensor:
         """Raw network output `F [B, C, *s]` in float32 for `x [B, C, *s]`, `sigma [B]`."""
         cond = cond or {}
+        if not set(cond) <= {"style", "vertical"}:
+            raise ValueError(
+                f"EDMDenoiser: cond must hold style and vertical only, got {', '.join(map(str, cond))}. "
+                "A key that is not understood would be ignored in silence."
+            )
         rows, device = x.shape[0], x.device
         style, vertical = cond.get("style"), cond.get("vertical")
         if style is None:
             style = torch.zeros(rows, dtype=torch.long, device=device)
         if vertical is None:
             vertical = torch.tensor([0.5, 1.0], device=device).expand(rows, 2)
-        c_in = self.precond(sigma)[2].reshape(-1, *[1] * (x.ndim - 2 + 1))
-        scaled = (x * c_in).float()
+        c_in, _, _, noise = self.precond(sigma)
+        scaled = (x * c_in.reshape(-1, *[1] * (x.ndim - 1))).float()
         if x.ndim == 4:
             scaled = scaled.contiguous(memory_format=torch.channels_last)
         low = self.compute_dtype != torch.float32
         with torch.autocast(device.type, self.compute_dtype, enabled=low):
-            return self.net(
-                scaled, sigma.float().log() / 4, style.expand(rows), vertical.expand(rows, 2)
-            ).float()
+            return self.net(scaled, noise.float(), style.expand(rows), vertical.expand(rows, 2)).float()
 
     def forward(self, x: Tensor, sigma: Tensor, cond: Mapping[str, Any] | None = None) -> Tensor:
         """Denoise.
@@ -94,6 +98,9 @@ class EDMDenoiser(nn.Module):
 
         Returns:
             `[B, C, *s]` estimate of the clean patches, in the dtype of `x`.
+
+        Raises:
+            ValueError: if `cond` holds another key.
         """
-        c_skip, c_out, _ = (c.reshape(-1, *[1] * (x.ndim - 1)) for c in self.precond(sigma))
+        c_skip, c_out = (c.reshape(-1, *[1] * (x.ndim - 1)) for c in self.precond(sigma)[1:3])
         return c_skip * x + c_out * self.raw(x, sigma, cond).to(x.dtype)

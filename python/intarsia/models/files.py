@@ -41,8 +41,15 @@ def channels_last(denoiser: EDMDenoiser) -> None:
 
 def _fast_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cpu":
-        fast = torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.cpu._is_avx512_bf16_supported()
+        # Asked of oneDNN only where torch was built with it.
+        fast = (
+            torch.backends.mkldnn.is_available()
+            and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+            and getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
+        )
         return torch.bfloat16 if fast else torch.float32
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
     return torch.bfloat16
 
 
@@ -114,19 +121,23 @@ def load(
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {})["intarsia"])
             tensors: dict[str, Tensor] = {key: file.get_tensor(key).float() for key in file.keys()}
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        # Shapes are compared before memory is taken: a damaged file may ask for any amount.
+        with torch.device("meta"):
+            net = UNet(**about["unet"])
+        net.load_state_dict(tensors, assign=True)
+        denoiser = EDMDenoiser(
+            net,
+            styles=about["styles"],
+            sizes=about["sizes"],
+            sigma_data=about["sigma_data"],
+            sigma_range=tuple(about["sigma_range"]),
+        )
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
         raise ValueError(
-            f"load: name must be a file written by intarsia.models.save, got {str(name)!r} ({error}). "
+            f"load: name must be a file written by intarsia.models.save, got {str(name)!r} ({reason}). "
             "Train one with `intarsia train image`."
         ) from error
-    denoiser = EDMDenoiser(
-        UNet(**about["unet"]),
-        styles=about["styles"],
-        sizes=about["sizes"],
-        sigma_data=about["sigma_data"],
-        sigma_range=tuple(about["sigma_range"]),
-    )
-    denoiser.net.load_state_dict(tensors)
     target = torch.device(device)
     denoiser.compute_dtype = dtype or _fast_dtype(target)
     denoiser.eval().requires_grad_(False).to(target)

@@ -86,9 +86,19 @@ def _loss(
     denoiser: EDMDenoiser, clean: Tensor, cond: dict[str, Tensor], sigma: Tensor, noise: Tensor
 ) -> Tensor:
     """EDM's weighted denoising loss, as the error of the raw output F (Karras et al. 2022, equation 8)."""
-    c_skip, c_out, _ = (c.reshape(-1, 1, 1, 1) for c in denoiser.precond(sigma))
+    c_skip, c_out = (c.reshape(-1, 1, 1, 1) for c in denoiser.precond(sigma)[1:3])
     noisy = clean + sigma.reshape(-1, 1, 1, 1) * noise
     return (denoiser.raw(noisy, sigma, cond) - (clean - c_skip * noisy) / c_out).square().mean()
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".part")
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 class _Run:
@@ -142,8 +152,12 @@ class _Run:
             "step": self.step,
             "seconds": self.seconds,
         }
-        torch.save(state, temporary)
-        os.replace(temporary, self.checkpoint)
+        try:
+            torch.save(state, temporary)
+            os.replace(temporary, self.checkpoint)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
         save(self.average.module, self.folder / "model.safetensors", self.arguments)
 
     def sheet(self) -> None:
@@ -213,7 +227,10 @@ def train(
     run = _Run(photos, folder, settings)
     if resume and run.checkpoint.exists():
         run.read()
-    (folder / "settings.json").write_text(json.dumps(dataclasses.asdict(settings), indent=2) + "\n")
+    _replace(folder / "settings.json", json.dumps(dataclasses.asdict(settings), indent=2) + "\n")
+    log = folder / "log.jsonl"
+    known = log.read_text().splitlines(keepends=True) if run.step and log.exists() else []
+    _replace(log, "".join(line for line in known if json.loads(line)["step"] <= run.step))
 
     recent: list[float] = []
     began = time.monotonic()
@@ -227,9 +244,9 @@ def train(
                 run.seconds, began = run.seconds + now - began, now
                 loss = float(np.mean(recent))
                 bar.set_postfix(loss=f"{loss:.4f}")
-                with open(folder / "log.jsonl", "a") as log:
+                with open(log, "a") as file:
                     line = {"step": run.step, "loss": loss, "seconds": round(run.seconds, 1)}
-                    log.write(json.dumps(line) + "\n")
+                    file.write(json.dumps(line) + "\n")
                 recent = []
             if run.step % settings.checkpoint_every == 0 or run.step == total:
                 run.write()

@@ -10,12 +10,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 __all__ = ["Crops", "PhotoFolder"]
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+def _read(path: Path) -> Image.Image:
+    """A photograph as its camera was held; what is transparent becomes white."""
+    try:
+        with Image.open(path) as file:
+            photo = ImageOps.exif_transpose(file).convert("RGBA")
+    except (OSError, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"PhotoFolder: folder must hold readable photographs, got {path} ({error}). Remove or replace it."
+        ) from error
+    return Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB")
 
 
 @dataclass(frozen=True)
@@ -48,7 +60,7 @@ class PhotoFolder:
         drop: probability that a crop loses its class.
 
     Raises:
-        ValueError: if no style folder with a photograph is found.
+        ValueError: if no style folder with a photograph is found, or one cannot be read.
     """
 
     def __init__(
@@ -57,9 +69,9 @@ class PhotoFolder:
         self.photos: dict[str, list[Image.Image]] = {}
         weights: list[float] = []
         for style in sorted(p for p in Path(folder).iterdir() if p.is_dir()):
-            files = sorted(p for p in style.iterdir() if p.suffix.lower() in _SUFFIXES)
+            files = sorted(p for p in style.iterdir() if p.suffix.lower() in _SUFFIXES and p.name[0] != ".")
             if files:
-                self.photos[style.name] = [Image.open(p).convert("RGB") for p in files]
+                self.photos[style.name] = [_read(p) for p in files]
                 note = style / "weight.txt"
                 weights.append(float(note.read_text()) if note.exists() else 1.0)
         if not self.photos:
