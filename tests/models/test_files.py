@@ -67,8 +67,8 @@ def test_damaged_settings_are_one_error(tmp_path: Path, unet: dict[str, object])
 
 def test_a_file_that_asks_for_much_memory_gets_none(tmp_path: Path) -> None:
     save(made(), tmp_path / "m.safetensors", {**ARGUMENTS, "channels": [2**16, 2**20]})
-    with pytest.raises(ValueError, match="size mismatch|written by"):
-        load(tmp_path / "m.safetensors")  # terabytes, if shapes were not compared first
+    with pytest.raises(ValueError, match=r"Error\(s\) in loading state_dict"):
+        load(tmp_path / "m.safetensors")  # not: cannot allocate terabytes
 
 
 @pytest.mark.parametrize("seed", range(40))

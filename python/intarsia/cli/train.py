@@ -30,7 +30,7 @@ def image(
         typer.Option("--output", "-o", metavar="FOLDER", help="For model, checkpoint, log and sample sheet."),
     ],
     iterations: Annotated[
-        int | None, typer.Option(metavar="N", show_default="14000", help="Optimiser steps.")
+        int | None, typer.Option(metavar="N", show_default="12000", help="Optimiser steps.")
     ] = None,
     batch: Annotated[int | None, typer.Option(metavar="N", show_default="16", help="Crops per step.")] = None,
     learning_rate: Annotated[
