@@ -25,7 +25,7 @@ __all__ = ["ImageTraining", "train"]
 
 @dataclass(frozen=True)
 class ImageTraining:
-    """Settings of a training run; the defaults take at most 75 minutes on two cores of an AMD EPYC (2.7 steps a second).
+    """Settings of a training run; the defaults take 75 minutes at 2.7 steps a second (two EPYC cores).
 
     Attributes:
         iterations: optimiser steps.
