@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Chooses among the instruction sets, and answers for the process: caches, forks.
+// Chooses the instruction set, and answers for the process: caches, forks.
 #include <atomic>
 #include <cinttypes>
 #include <cstdio>
@@ -13,25 +13,12 @@
 #include <cpuid.h>
 #endif
 
-#include "cpu/entry.h"
+#include "cpu/dispatch.h"
 
 namespace intarsia::cpu {
 namespace {
 
-struct Kernels {
-  const char* name;
-  decltype(&baseline::extract_patches) extract_patches;
-  decltype(&baseline::scatter_average) scatter_average;
-  decltype(&baseline::weight_total) weight_total;
-};
-
-constexpr Kernels kBaseline = {"baseline", baseline::extract_patches, baseline::scatter_average,
-                               baseline::weight_total};
-#if defined(INTARSIA_X86_KERNELS)
-constexpr Kernels kAvx2 = {"avx2", avx2::extract_patches, avx2::scatter_average, avx2::weight_total};
-constexpr Kernels kAvx512 = {"avx512", avx512::extract_patches, avx512::scatter_average,
-                             avx512::weight_total};
-#endif
+constexpr const char* kNames[] = {"baseline", "avx2", "avx512"};
 
 #if defined(INTARSIA_X86_KERNELS)
 // __builtin_cpu_supports has no name for it in some compilers.
@@ -55,31 +42,14 @@ bool runs_here(const char* name) {
   return !strcmp(name, "baseline");
 }
 
-const Kernels* find(const char* name) {
-  if (!runs_here(name)) return nullptr;
-#if defined(INTARSIA_X86_KERNELS)
-  if (!strcmp(name, "avx512")) return &kAvx512;
-  if (!strcmp(name, "avx2")) return &kAvx2;
-#endif
-  return &kBaseline;
-}
+constexpr int kNotYet = -1;
+std::atomic<int> chosen{kNotYet};
 
-const Kernels* best() {
-  for (const char* name : {"avx512", "avx2"}) {
-    if (const Kernels* found = find(name)) return found;
+Isa best() {
+  for (const Isa found : {Isa::avx512, Isa::avx2}) {
+    if (runs_here(kNames[static_cast<int>(found)])) return found;
   }
-  return &kBaseline;
-}
-
-std::atomic<const Kernels*> chosen{nullptr};
-
-const Kernels& kernels() {
-  const Kernels* current = chosen.load(std::memory_order_acquire);
-  if (!current) {
-    current = best();
-    chosen.store(current, std::memory_order_release);
-  }
-  return *current;
+  return Isa::baseline;
 }
 
 std::atomic<bool> forked{false};
@@ -117,30 +87,25 @@ bool worth_streaming(int64_t bytes_out) {
   return 2 * bytes_out >= last_level_cache();
 }
 
+Isa isa() {
+  int current = chosen.load(std::memory_order_acquire);
+  if (current == kNotYet) {
+    current = static_cast<int>(best());
+    chosen.store(current, std::memory_order_release);
+  }
+  return static_cast<Isa>(current);
+}
+
 const char* simd() {
-  return kernels().name;
+  return kNames[static_cast<int>(isa())];
 }
 
 bool use_simd(const char* name) {
-  const Kernels* found = find(name);
-  if (found) chosen.store(found, std::memory_order_release);
-  return found != nullptr;
-}
-
-Status extract_patches(void* out, DType out_dtype, const void* canvas, DType in_dtype, int64_t batch,
-                       int64_t channels, const PlanView& plan, const void* scale, int threads) {
-  return kernels().extract_patches(out, out_dtype, canvas, in_dtype, batch, channels, plan, scale, threads);
-}
-
-Status scatter_average(void* out, DType out_dtype, const void* patches, DType in_dtype, int64_t batch,
-                       int64_t channels, const PlanView& plan, const WeightView& weight, bool normalize,
-                       int threads) {
-  return kernels().scatter_average(out, out_dtype, patches, in_dtype, batch, channels, plan, weight,
-                                   normalize, threads);
-}
-
-Status weight_total(void* out, DType out_dtype, const PlanView& plan, const WeightView& weight, int threads) {
-  return kernels().weight_total(out, out_dtype, plan, weight, threads);
+  if (!runs_here(name)) return false;
+  for (int found = 0; found < 3; ++found) {
+    if (!strcmp(name, kNames[found])) chosen.store(found, std::memory_order_release);
+  }
+  return true;
 }
 
 }  // namespace intarsia::cpu

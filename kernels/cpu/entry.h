@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What each instruction set offers, and what the kernels ask of the process they run in.
+// What the kernels ask of the process they run in.
 #pragma once
 
 #include "intarsia.h"
@@ -11,22 +11,6 @@
 #endif
 
 namespace intarsia::cpu {
-
-#define INTARSIA_KERNELS(isa)                                                                             \
-  namespace isa {                                                                                         \
-  INTARSIA_HIDDEN Status extract_patches(void* out, DType out_dtype, const void* canvas, DType in_dtype,  \
-                                         int64_t batch, int64_t channels, const PlanView& plan,           \
-                                         const void* scale, int threads);                                 \
-  INTARSIA_HIDDEN Status scatter_average(void* out, DType out_dtype, const void* patches, DType in_dtype, \
-                                         int64_t batch, int64_t channels, const PlanView& plan,           \
-                                         const WeightView& weight, bool normalize, int threads);          \
-  INTARSIA_HIDDEN Status weight_total(void* out, DType out_dtype, const PlanView& plan,                   \
-                                      const WeightView& weight, int threads);                             \
-  }
-INTARSIA_KERNELS(baseline)
-INTARSIA_KERNELS(avx2)
-INTARSIA_KERNELS(avx512)
-#undef INTARSIA_KERNELS
 
 // Threads for work that moves this many bytes: one when it is small, and in a forked child, where the
 // parent's OpenMP threads no longer exist and waiting for them would hang.
