@@ -1,20 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every kernel entry point of intarsia: raw pointers, shapes and a stream or a thread count.
-// No Python, no torch: a C++ server can include this file and link the kernels.
+// Every kernel entry point of intarsia: raw pointers, shapes and a stream or a thread count. No Python, no
+// torch: a C++ program includes this file and links intarsia::kernels (docs/cpp.md). A mean of patches:
+//
+//   const auto plan = intarsia::make_plan(offsets, regions, 2, canvas_size, patch_size);
+//   const intarsia::Status status = intarsia::cpu::scatter_average(canvas, DType::f32, patches, DType::f32,
+//                                                                  batch, channels, *plan, weight, true, 4);
 //
 // Shapes: B batch, R regions, C channels, *S canvas axes, *s patch axes (1 to 3 of them); tensors are dense
-// and row-major. Axes are stored right-aligned in three: a leading axis that is not there has size 1.
+// and row-major unless a stride says otherwise. Plans store axes right-aligned in three: a leading axis that
+// is not there has size 1. An axis of length 0 is legal; such a call does nothing and returns ok.
+// Memory: every pointer is borrowed until the call returns, on a GPU until the stream has passed the call.
+// Addresses need the alignment of one element, no more. `out` overlaps no input unless its comment says so.
+// A CUDA function allocates nothing; a CPU function frees what scratch it takes before it returns.
+// Trust: sizes, dtypes and pointers are believed. make_plan checks the geometry; nothing else is.
+// Errors: a Status, and `out` is unspecified unless it says ok. Only make_plan throws.
+// Threads: all functions may run at once on any threads that write different memory, and share plans.
+// `threads` bounds the OpenMP team of one call; no result depends on it. A forked child runs alone.
+// Binary interface: none is promised between versions; header and library come from the same sources.
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 namespace intarsia {
 
-enum class DType : int32_t { f16, bf16, f32, f64 };
+enum class DType : int32_t { f16, bf16, f32, f64 };  // half types as the 16 bits that the hardware reads
 constexpr int kMaxDims = 3;
 
 // Rows of the canvas that share one list of regions, cut into pieces that fit the first-level cache.
-// Only the CPU kernels walk them; `Plan` (kernels/common/plan.h) builds them.
+// Only the CPU kernels walk them.
 struct Band {
   int64_t row_cell;   // cell along axis 0 times cells[1] plus cell along axis 1
   int64_t x0;         // place along axis 0
@@ -48,6 +62,15 @@ struct PlanView {
   const Band* bands = nullptr;
   int64_t num_bands = 0;
 };
+
+// The plan of R regions, for any number of calls on any number of threads; its lists live as long as the
+// pointer. Wrapped axes take any offset. With `cells` it also holds what the CUDA kernels look up, for the
+// caller to copy to the device. Throws std::invalid_argument, in words, where a region leaves an axis that
+// does not wrap or a list would grow past reason.
+std::shared_ptr<const PlanView> make_plan(const int64_t* offsets /* [R, n] */, int64_t regions, int ndim,
+                                          const int64_t* canvas /* [n] */, const int64_t* patch /* [n] */,
+                                          const bool* wrap = nullptr /* [n]; null: no axis wraps */,
+                                          bool cells = false);
 
 // The weight of patch element j of region r: coefficient[r] * factor0[j0] * factor1[j1] * factor2[j2],
 // or coefficient[r] * window[r or 0][j].

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+# `cmake --install` of the library alone; find_package(intarsia) then finds intarsia::kernels.
+include(GNUInstallDirs)
+set(package "${CMAKE_INSTALL_LIBDIR}/cmake/intarsia")
+install(TARGETS intarsia_kernels EXPORT intarsia ARCHIVE DESTINATION "${CMAKE_INSTALL_LIBDIR}")
+install(FILES csrc/intarsia.h DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
+install(EXPORT intarsia NAMESPACE intarsia:: FILE intarsia-targets.cmake DESTINATION "${package}")
+set(config "${PROJECT_BINARY_DIR}/intarsia-config.cmake")
+file(WRITE "${config}" "include(CMakeFindDependencyMacro)\n")
+if(OpenMP_CXX_FOUND)
+  file(APPEND "${config}" "find_dependency(OpenMP COMPONENTS CXX)\n")
+endif()
+if(with_cuda)
+  file(APPEND "${config}" "find_dependency(CUDAToolkit)\n")
+endif()
+file(APPEND "${config}" "include(\"\${CMAKE_CURRENT_LIST_DIR}/intarsia-targets.cmake\")\n")
+install(FILES "${config}" DESTINATION "${package}")
