@@ -58,6 +58,19 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
         yield Backend(name, torch.device("cuda" if on_gpu else "cpu"))
 
 
+@pytest.fixture(params=["cuda", "triton"])
+def gpu_backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+    """Each backend that runs on a GPU, there; one that is missing skips, or fails where it is required."""
+    from intarsia import ops
+
+    name = request.param
+    state = ops.backends()[name] if torch.cuda.is_available() else "no CUDA device"
+    if state != "available":
+        (pytest.fail if "cuda" in REQUIRED and name in REQUIRED else pytest.skip)(f"{name} backend: {state}")
+    with ops.use_backend(name):
+        yield Backend(name, torch.device("cuda"))
+
+
 @pytest.fixture(params=DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     """Each of the four dtypes."""

@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import shutil
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from calls import CALLS, Call, equal
 from intarsia import ops
 from oracle import Problem, starts
 
@@ -78,3 +82,79 @@ def test_sums_in_the_order_given_would_differ():
         return canvas
 
     assert torch.equal(add(range(len(offsets))), add(turn.tolist()))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("call", CALLS, ids=str)
+def test_a_hundred_repeats_on_the_processor(threads, call: Call, count: int):
+    inputs = call.inputs(busy=True)
+    threads(1)
+    expected = call(inputs)
+    threads(count)
+    assert all(equal(call(inputs), expected) for _ in range(100))
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("call", CALLS, ids=str)
+def test_a_thousand_repeats_on_a_gpu(gpu_backend, call: Call):
+    for dtype in call.dtypes:
+        inputs = call.inputs(dtype, gpu_backend.device, busy=True)
+        expected = call(inputs)
+        differ = torch.zeros((), dtype=torch.int64, device=gpu_backend.device)
+        for _ in range(1000):
+            # Counted on the device: waiting for each call would leave no two of them in flight.
+            for ours, right in zip(call(inputs), expected, strict=True):
+                differ += (ours != right).sum()
+        assert int(differ) == 0, dtype
+
+
+must_differ = pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="shows that the repeats can fail: sums by atomics differ"
+)
+ATOMIC = """
+extern "C" void merge(float* canvas, const float* patches, long regions, long patch, long step) {
+#pragma omp parallel for num_threads(2) schedule(static, 1)
+  for (long r = 0; r < regions; ++r)
+    for (long j = 0; j < patch; ++j) {
+#pragma omp atomic
+      canvas[r * step + j] += patches[r * patch + j];
+    }
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="shows that the repeats can fail: atomics differ"
+)
+def test_atomic_sums_would_differ_on_the_processor(tmp_path):
+    built = tmp_path / "atomic.so"
+    command = ["g++", "-O1", "-fopenmp", "-shared", "-fPIC", "-x", "c++", "-", "-o", str(built)]
+    if subprocess.run(command, input=ATOMIC, text=True, capture_output=True, timeout=60).returncode:
+        pytest.skip("no OpenMP")
+    kernel, (regions, patch, step) = ctypes.CDLL(str(built)).merge, (256, 4096, 64)
+    kernel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long, ctypes.c_long, ctypes.c_long]
+    patches = torch.randn(regions, patch)
+
+    def add():
+        canvas = torch.zeros((regions - 1) * step + patch)
+        kernel(canvas.data_ptr(), patches.data_ptr(), regions, patch, step)
+        return canvas
+
+    expected = add()
+    assert all(torch.equal(add(), expected) for _ in range(100))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="shows that the repeats can fail: atomics differ"
+)
+def test_atomic_sums_would_differ_on_a_gpu():
+    values, places = torch.randn(1 << 20, device="cuda"), torch.randint(64, (1 << 20,), device="cuda")
+
+    def add():
+        return torch.zeros(64, device="cuda").index_add_(0, places, values)
+
+    expected = add()
+    assert all(torch.equal(add(), expected) for _ in range(100))
