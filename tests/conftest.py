@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import hypothesis
+import hypothesis.database
 import pytest
 import torch
 from torch import Tensor
@@ -22,7 +23,13 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2, torch.float32: 1e-6, torch.float64: 1e-12}
 
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, database=None)
-hypothesis.settings.register_profile("explore", deadline=None, print_blob=True)
+hypothesis.settings.register_profile(
+    "explore",
+    derandomize=False,
+    deadline=None,
+    database=hypothesis.database.DirectoryBasedExampleDatabase(".hypothesis/examples"),
+    print_blob=True,
+)
 hypothesis.settings.load_profile("explore" if "INTARSIA_FUZZ_CASES" in os.environ else "ci")
 
 
@@ -56,6 +63,14 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     on_gpu = name == "cuda" or (name == "triton" and torch.cuda.is_available())
     with ops.use_backend(name):
         yield Backend(name, torch.device("cuda" if on_gpu else "cpu"))
+
+
+@pytest.fixture(scope="module", params=["cpu", "cuda"])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The processor, and a GPU where there is one or one is required; for tests of many drawn cases."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        (pytest.fail if "cuda" in REQUIRED else pytest.skip)("no CUDA device")
+    return torch.device(request.param)
 
 
 @pytest.fixture(params=["cuda", "triton"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operators once more, element by element in float64, and problems to ask them about."""
+"""The operators once more, region by region in float64, and problems to ask them about."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from hypothesis import HealthCheck, settings
 from torch import Tensor
 
 FUZZ_CASES = int(os.environ.get("INTARSIA_FUZZ_CASES", "0"))
+# For kernels that run, and for those that are interpreted; an operator's fuzz test takes one of the two.
+FUZZ = settings(max_examples=FUZZ_CASES or 2000, suppress_health_check=list(HealthCheck))
+FUZZ_INTERPRETED = settings(max_examples=min(FUZZ_CASES or 40, 2000), suppress_health_check=list(HealthCheck))
 
 
 def extract(
@@ -24,10 +28,7 @@ def extract(
         source = source * scale.double().cpu().numpy().reshape(-1, *[1] * (source.ndim - 1))
     out = np.full((source.shape[0], len(offsets), source.shape[1], *size), np.nan)
     for region, offset in enumerate(offsets):
-        for place in itertools.product(*map(range, size)):
-            out[(slice(None), region, slice(None), *place)] = source[
-                (..., *element(offset, place, source.shape[2:]))
-            ]
+        out[:, region] = source[(..., *elements(offset, size, source.shape[2:]))]
     return torch.from_numpy(out)
 
 
@@ -40,15 +41,15 @@ def scatter(
     coefficient: Tensor | None = None,
 ) -> Tensor:
     source, window = patches.double().cpu().numpy(), full_window(weight).numpy()
+    signs = None if coefficient is None else coefficient.double().cpu().numpy()
     merged = np.zeros((source.shape[0], source.shape[2], *size))
     total = np.zeros(tuple(size))
     for region, offset in enumerate(offsets):
-        sign = 1.0 if coefficient is None else float(coefficient[region])
-        for place in itertools.product(*map(range, source.shape[3:])):
-            share = sign * window[(region % window.shape[0], *place)]
-            at = element(offset, place, size)
-            merged[(..., *at)] += share * source[(slice(None), region, slice(None), *place)]
-            total[at] += share
+        share = (1.0 if signs is None else signs[region]) * window[region % window.shape[0]]
+        # A region covers no element twice, so += through an index adds every share.
+        at = elements(offset, source.shape[3:], size)
+        merged[(..., *at)] += share * source[:, region]
+        total[at] += share
     return torch.from_numpy(merged / total if normalize else merged)
 
 
@@ -62,8 +63,15 @@ def total(
     return scatter(ones, offsets, weight, size, False, coefficient)[0, 0]
 
 
-def element(offset: Sequence[int], place: Sequence[int], size: Sequence[int]) -> tuple[int, ...]:
-    return tuple((o + j) % s for o, j, s in zip(offset, place, size, strict=True))
+def elements(offset: Sequence[int], patch: Sequence[int], size: Sequence[int]) -> tuple[np.ndarray, ...]:
+    """Where a region's elements lie on the canvas, as one index array per axis."""
+    axes = zip(offset, patch, size, strict=True)
+    return np.ix_(*((start + np.arange(extent)) % length for start, extent, length in axes))
+
+
+def gaussian(length: int, sigma_fraction: float) -> Tensor:
+    u = (np.arange(length) - (length - 1) / 2) / length
+    return torch.from_numpy(np.exp(-((u / sigma_fraction) ** 2) / 2) / (sigma_fraction * np.sqrt(2 * np.pi)))
 
 
 def full_window(weight: Tensor | Sequence[Tensor]) -> Tensor:
