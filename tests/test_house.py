@@ -16,9 +16,9 @@ PACKAGE = ROOT / "python" / "intarsia"
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if "_triton" not in p.parts)
 CODE = MODULES + sorted(
     p
-    for folder in ("tests", "benchmarks", "experiments", "examples", "kernels", "csrc")
+    for folder in ("tests", "benchmarks", "experiments", "examples", "kernels", "csrc", "tools", "cmake")
     for p in (ROOT / folder).rglob("*")
-    if p.suffix in {".py", ".cpp", ".cu", ".cuh", ".h"}
+    if p.suffix in {".py", ".cpp", ".cu", ".cuh", ".h", ".sh", ".cmake"}
 )
 
 MAY_IMPORT = {
