@@ -17,6 +17,8 @@ void report(const Status& status, const char* function, const PlanView& plan = {
 // stream's address on a CUDA device: the twins differ in nothing else.
 template <Device device>
 void bind_regions(py::module_ m, const char* how);
+template <Device device>
+void bind_rope(py::module_ m, const char* how);
 
 // The plan, which knows no device.
 void bind_plan(py::module_ root, py::module_ on_cpu);

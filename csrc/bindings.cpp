@@ -61,6 +61,7 @@ py::dict build_info() {
 template <Device device>
 void bind_all(py::module_ m, const char* how) {
   bind_regions<device>(m, how);
+  bind_rope<device>(m, how);
 }
 
 }  // namespace

@@ -30,14 +30,15 @@ inline std::string words(const TensorView& t) {
 
 // Looked up once and kept for the life of the process, as Python keeps its interned strings.
 struct Names {
-  PyObject *shape, *dtype, *data_ptr, *is_contiguous, *is_cpu, *is_cuda;
+  PyObject *shape, *dtype, *data_ptr, *is_contiguous, *stride, *is_cpu, *is_cuda;
   PyObject* dtypes[4];
   PyObject* int64;
 
   Names() {
     const auto intern = [](const char* name) { return PyUnicode_InternFromString(name); };
     shape = intern("shape"), dtype = intern("dtype"), data_ptr = intern("data_ptr");
-    is_contiguous = intern("is_contiguous"), is_cpu = intern("is_cpu"), is_cuda = intern("is_cuda");
+    is_contiguous = intern("is_contiguous"), stride = intern("stride"), is_cpu = intern("is_cpu"),
+    is_cuda = intern("is_cuda");
     const py::module_ torch = py::module_::import("torch");
     const char* names[] = {"float16", "bfloat16", "float32", "float64"};
     for (int i = 0; i < 4; ++i) dtypes[i] = py::object(torch.attr(names[i])).release().ptr();
@@ -62,7 +63,14 @@ struct Borrowed : TensorView {
   bool is_int64 = false;
 };
 
-inline Borrowed borrow(py::handle tensor, const char* function, const char* argument, Device device) {
+struct BorrowedRows : Borrowed {
+  int64_t stride[kMaxRank] = {};  // in elements; that of the last axis is 1
+};
+
+enum class Layout { dense, any };
+
+inline Borrowed borrow(py::handle tensor, const char* function, const char* argument, Device device,
+                       Layout layout = Layout::dense) {
   const Names& names = Names::get();
   PyObject* t = tensor.ptr();
   if (!PyObject_HasAttr(t, names.data_ptr)) {
@@ -73,7 +81,7 @@ inline Borrowed borrow(py::handle tensor, const char* function, const char* argu
     refuse(function, argument, device == Device::cpu ? "be on the CPU" : "be on a CUDA device",
            py::str(tensor.attr("device")));
   }
-  if (!truth(owned(PyObject_CallMethodNoArgs(t, names.is_contiguous)))) {
+  if (layout == Layout::dense && !truth(owned(PyObject_CallMethodNoArgs(t, names.is_contiguous)))) {
     refuse(function, argument, "be contiguous", "strides " + std::string(py::str(tensor.attr("stride")())));
   }
   Borrowed view;
@@ -91,6 +99,19 @@ inline Borrowed borrow(py::handle tensor, const char* function, const char* argu
   const py::object data = owned(PyObject_CallMethodNoArgs(t, names.data_ptr));
   view.data = PyLong_AsVoidPtr(data.ptr());
   if (PyErr_Occurred()) throw py::error_already_set();
+  return view;
+}
+
+// A tensor whose rows, along its last axis, are dense and lie anywhere.
+inline BorrowedRows borrow_rows(py::handle tensor, const char* function, const char* argument,
+                                Device device) {
+  BorrowedRows view{borrow(tensor, function, argument, device, Layout::any), {}};
+  const py::object stride = owned(PyObject_CallMethodNoArgs(tensor.ptr(), Names::get().stride));
+  for (int k = 0; k < view.rank; ++k) view.stride[k] = PyLong_AsLongLong(PyTuple_GET_ITEM(stride.ptr(), k));
+  if (PyErr_Occurred()) throw py::error_already_set();
+  if (view.rank == 0 || (view.stride[view.rank - 1] != 1 && view.shape[view.rank - 1] > 1)) {
+    refuse(function, argument, "be dense along its last axis", "strides " + std::string(py::str(stride)));
+  }
   return view;
 }
 

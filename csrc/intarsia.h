@@ -83,6 +83,23 @@ struct WeightView {
   const void* coefficient = nullptr;                           // [R] or null
 };
 
+// One tensor of a rotation, read as [B, H, T, D]: strides count elements, and the last axis is dense.
+struct HeadsView {
+  void* out = nullptr;                                          // may be `in`
+  const void* in = nullptr;                                     // may be any part of a packed tensor
+  int64_t heads = 0;                                            // H, each tensor's own
+  int64_t out_stride[3] = {0, 0, 0}, in_stride[3] = {0, 0, 0};  // of B, H, T
+};
+
+// What the tensors of a rotation share.
+struct RotationView {
+  int64_t batch = 0, tokens = 0, pairs = 0;  // B, T, D / 2
+  const void* table = nullptr;               // [B or 1, T, 2, D / 2] cosines, then sines; f32, f64 for f64
+  bool table_per_sample = false;             // whether the table has the axis B
+  bool interleaved = true;                   // pairs are channels (2j, 2j + 1), else (j, j + D / 2)
+  bool inverse = false;                      // by the negative angle
+};
+
 // What a kernel found wrong; `where` is an index whose meaning depends on the code.
 struct Status {
   enum Code : int32_t {
@@ -119,6 +136,11 @@ Status weight_total(void* out /* [*S] */, DType out_dtype, const PlanView& plan,
 // (f32, f64).
 Status gaussian_weights(void* out /* [s] */, DType out_dtype, int64_t size, double sigma_fraction);
 
+// (a, b) -> (a cos - b sin, b cos + a sin) for each pair of channels of each head and token of up to two
+// tensors of one dtype, in f32 (f64 for f64). A pair whose sine is zero never mixes its channels.
+Status rope(const HeadsView* tensors /* [count] */, int count, DType dtype, const RotationView& rotation,
+            int threads);
+
 // The instruction set whose kernels run here: "avx512", "avx2" or "baseline".
 const char* simd();
 // Use another one (tests compare them); false when this machine or build lacks it.
@@ -138,6 +160,7 @@ Status scatter_average(void* out, DType out_dtype, const void* patches, DType in
                        void* stream);
 Status weight_total(void* out, DType out_dtype, const PlanView& plan, const WeightView& weight, void* stream);
 Status gaussian_weights(void* out, DType out_dtype, int64_t size, double sigma_fraction, void* stream);
+Status rope(const HeadsView* tensors, int count, DType dtype, const RotationView& rotation, void* stream);
 
 }  // namespace cuda
 }  // namespace intarsia

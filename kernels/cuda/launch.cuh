@@ -77,6 +77,13 @@ __device__ inline int64_t item_step() {
 // Splits the last digit, of base `size`, off `rest`.
 __device__ inline int64_t take(int64_t& rest, int64_t size) {
   if (size == 1) return 0;
+  if ((static_cast<uint64_t>(rest) | static_cast<uint64_t>(size)) >> 32 == 0) {
+    // Several times cheaper, and nearly always enough.
+    const uint32_t short_rest = static_cast<uint32_t>(rest), short_size = static_cast<uint32_t>(size);
+    const uint32_t short_quotient = short_rest / short_size;
+    rest = short_quotient;
+    return short_rest - short_quotient * short_size;
+  }
   const int64_t quotient = rest / size;
   const int64_t digit = rest - quotient * size;
   rest = quotient;

@@ -6,6 +6,7 @@ Every function writes into its first argument, trusts its caller's checks and ta
 
 from .extract_patches import extract_patches
 from .gaussian_weights import gaussian_weights
+from .rope import rope
 from .scatter_average import scatter_average, weight_total
 
-__all__ = ["extract_patches", "gaussian_weights", "scatter_average", "weight_total"]
+__all__ = ["extract_patches", "gaussian_weights", "rope", "scatter_average", "weight_total"]

@@ -5,6 +5,8 @@ from intarsia.ops._backend import backends, reason, use_backend
 from intarsia.ops._check import CoverageError
 from intarsia.ops.extract_patches import extract_patches
 from intarsia.ops.gaussian_weights import gaussian_weights
+from intarsia.ops.rope import rope
+from intarsia.ops.rope_table import rope_frequencies, rope_table
 from intarsia.ops.scatter_average import scatter_average
 from intarsia.ops.weight_total import weight_total
 
@@ -14,6 +16,9 @@ __all__ = [
     "extract_patches",
     "gaussian_weights",
     "reason",
+    "rope",
+    "rope_frequencies",
+    "rope_table",
     "scatter_average",
     "use_backend",
     "weight_total",

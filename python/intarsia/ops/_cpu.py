@@ -14,6 +14,7 @@ DEVICES = ("cpu",)
 # Looked up now, so that a module of another version is found out when it is loaded.
 _extract, _scatter = _C.cpu.extract_patches, _C.cpu.scatter_average
 _total, _gaussian = _C.cpu.weight_total, _C.cpu.gaussian_weights
+_rope = _C.cpu.rope
 build_plan = _C.cpu.build_plan
 
 
@@ -42,3 +43,8 @@ def weight_total(out: Tensor, plan: Plan, weight: tuple[Tensor, ...], coefficien
 def gaussian_weights(out: Tensor, sigma_fraction: float) -> None:
     """Out [s], one axis."""
     _gaussian(out, sigma_fraction, 1)
+
+
+def rope(out: list[Tensor], x: list[Tensor], table: Tensor, interleaved: bool, inverse: bool) -> None:
+    """Out from x, each [B, H, T, D], turned by table [T, 2, D/2] or [B, T, 2, D/2]."""
+    _rope(out, x, table, interleaved, inverse, torch.get_num_threads())

@@ -23,6 +23,7 @@ if not torch.cuda.is_available():
 
 _extract, _scatter = _C.cuda.extract_patches, _C.cuda.scatter_average
 _total, _gaussian = _C.cuda.weight_total, _C.cuda.gaussian_weights
+_rope = _C.cuda.rope
 
 
 def _guard(out: Tensor) -> AbstractContextManager[Any]:
@@ -63,3 +64,9 @@ def gaussian_weights(out: Tensor, sigma_fraction: float) -> None:
     """Out [s], one axis."""
     with _guard(out):
         _gaussian(out, sigma_fraction, _stream(out))
+
+
+def rope(out: list[Tensor], x: list[Tensor], table: Tensor, interleaved: bool, inverse: bool) -> None:
+    """Out from x, each [B, H, T, D], turned by table [T, 2, D/2] or [B, T, 2, D/2]."""
+    with _guard(table):
+        _rope(out, x, table, interleaved, inverse, _stream(table))

@@ -7,9 +7,9 @@ import os
 
 import torch
 
-from intarsia._triton import extract_patches, gaussian_weights, scatter_average, weight_total
+from intarsia._triton import extract_patches, gaussian_weights, rope, scatter_average, weight_total
 
-__all__ = ["DEVICES", "extract_patches", "gaussian_weights", "scatter_average", "weight_total"]
+__all__ = ["DEVICES", "extract_patches", "gaussian_weights", "rope", "scatter_average", "weight_total"]
 
 # Triton decides when it is imported whether it compiles or interprets.
 _interpreted = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from intarsia.ops._check import compute_dtype, fail
 from intarsia.ops._plan import Plan
+from intarsia.ops._reference_rope import rope
 
-__all__ = ["extract_patches", "gaussian_weights", "scatter_average", "weight_total"]
+__all__ = ["extract_patches", "gaussian_weights", "rope", "scatter_average", "weight_total"]
 
 ALL = slice(None)
 Slices = tuple[slice, ...]

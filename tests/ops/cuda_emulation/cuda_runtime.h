@@ -54,6 +54,11 @@ T __ldg(const T* address) {
   return *address;
 }
 
+template <typename T>
+T __ldcs(const T* address) {
+  return __ldg(address);
+}
+
 inline float __fmul_rn(float a, float b) {
   return a * b;
 }
