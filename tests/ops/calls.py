@@ -103,6 +103,13 @@ def totalling(dtype: torch.dtype, *, regions: int, patch: int) -> Inputs:
     return {name: made[name] for name in ("offsets", "weight", "size", "wrap", "coefficient")}
 
 
+def turning(dtype: torch.dtype, *, batch: int, heads: int, tokens: int, dim: int) -> Inputs:
+    """Queries and fewer keys; every angle differs from 0."""
+    positions = torch.rand(tokens, 2) + torch.arange(1, tokens + 1)[:, None]
+    q, k = torch.randn(batch, heads, tokens, dim), torch.randn(batch, (heads + 1) // 2, tokens, dim)
+    return {"q": q.to(dtype), "k": k.to(dtype), "table": ops.rope_table(positions, dim, dtype=sums(dtype))}
+
+
 SMALL = {"batch": 2, "channels": 3, "regions": 12, "patch": 8}
 BUSY = {"batch": 2, "channels": 4, "regions": 24, "patch": 128}
 REGIONS = (
@@ -142,4 +149,13 @@ REGIONS = (
         dtypes=WIDE,
     ),
 )
-CALLS = REGIONS
+ROPE = Call(
+    "rope",
+    ops.rope,
+    turning,
+    {"batch": 2, "heads": 3, "tokens": 5, "dim": 16},
+    {"batch": 2, "heads": 6, "tokens": 512, "dim": 64},
+    ("batch", "heads", "tokens"),
+    ("q", (0, 1, 2)),
+)
+CALLS = (*REGIONS, ROPE)
