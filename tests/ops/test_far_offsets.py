@@ -9,7 +9,7 @@ import pytest
 import torch
 from intarsia import ops
 
-pytestmark = pytest.mark.skipif(ops.backends()["cpu"] != "available", reason="not compiled")
+compiled = pytest.mark.skipif(ops.backends()["cpu"] != "available", reason="not compiled")
 FAR = (2**31 - 1, 2**31, 2**31 + 1, 2**32 + 7)
 
 
@@ -17,6 +17,7 @@ def megabytes():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+@compiled
 def test_extract_reads_far_elements():
     before = megabytes()
     canvas = torch.empty(1, 1, 2**32 + 64, dtype=torch.float16)
@@ -31,6 +32,7 @@ def test_extract_reads_far_elements():
     assert megabytes() - before < 200
 
 
+@compiled
 def test_extract_reads_far_channels_and_rows():
     canvas = torch.empty(1, 3, 2**16, 2**15 + 1, dtype=torch.float16)
     canvas[0, 2, -3:, -3:] = torch.arange(9.0).view(3, 3)
@@ -40,6 +42,7 @@ def test_extract_reads_far_channels_and_rows():
     assert bool((patches[0, 1, 1] == 7.0).all())
 
 
+@compiled
 def test_scatter_reads_far_patches():
     before = megabytes()
     regions, length = 2**18 + 2, 2**13
@@ -50,3 +53,18 @@ def test_scatter_reads_far_patches():
     merged = ops.scatter_average(patches, offsets=offsets, size=(length,), weight=weight, normalize=False)
     assert torch.equal(merged[0, 0].float(), torch.arange(length) % 64 + 3.0)
     assert megabytes() - before < 200
+
+
+@pytest.mark.cuda
+def test_a_gpu_reads_and_writes_far_elements(gpu_backend):
+    if torch.cuda.get_device_properties(gpu_backend.device).total_memory < 24 << 30:
+        pytest.skip("needs 24 GiB")
+    size, patch = (2**16, 2**15 + 1), (16, 64)
+    canvas = torch.zeros(1, 1, *size, dtype=torch.bfloat16, device=gpu_backend.device)
+    canvas[0, 0, -16:, -64:] = torch.randn(patch)
+    offsets = [[0, 0], [size[0] - 16, size[1] - 64]]
+    patches = ops.extract_patches(canvas, offsets=offsets, size=patch)
+    assert torch.equal(patches[0, 1, 0], canvas[0, 0, -16:, -64:]) and not patches[0, 0].any()
+    weight = tuple(torch.ones(extent, device=gpu_backend.device) for extent in patch)
+    merged = ops.scatter_average(patches, offsets=offsets, size=size, weight=weight, normalize=False)
+    assert torch.equal(merged, canvas)
