@@ -21,7 +21,7 @@ import torch
 
 from benchmarks import floor
 
-__all__ = ["device_name", "environment", "missed", "slug", "table", "usable_cores"]
+__all__ = ["device_name", "environment", "markdown", "missed", "slug", "table", "usable_cores"]
 
 Row = dict[str, Any]
 ROOT = Path(__file__).resolve().parent.parent
@@ -136,22 +136,25 @@ def _shortfall(key: str, verdict: dict[str, Any]) -> str:
     return f"{key} {verdict['must']:g}{beyond}"
 
 
-def table(rows: Iterable[Row]) -> str:
-    """Return the rows as a table of at most 130 columns."""
-    head = ["case", "type", "thr", "mode", "ours ms", "floor", "best torch", "", "any", "idiom", "must"]
-    lines = [head]
-    for row in rows:
-        start = [row["case"], SHORT.get(row["dtype"], row["dtype"]), str(row["threads"]), row["mode"]]
-        if "ms" not in row:
-            lines.append([*start, "-", "", "", "", "", "", row.get("refused") or row.get("skipped", "")])
-            continue
-        star = "*" if row["disturbed"] else ""
-        lines.append([
-            *start, f"{row['ms']['intarsia']:.4g}{star}", _times(row.get("floor_factor")),
-            _times(row.get("ratio_best")), row.get("best", ""), _any(row), _times(row.get("ratio_idiom")),
-            _must(row),
-        ])  # fmt: skip
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head) - 1)]
+HEAD = ["case", "type", "thr", "mode", "ours ms", "floor", "best torch", "", "any", "idiom", "must"]
+
+
+def _cells(row: Row) -> list[str]:
+    start = [row["case"], SHORT.get(row["dtype"], row["dtype"]), str(row["threads"]), row["mode"]]
+    if "ms" not in row:
+        return [*start, "-", "", "", "", "", "", row.get("refused") or row.get("skipped", "")]
+    star = "*" if row["disturbed"] else ""
+    return [
+        *start, f"{row['ms']['intarsia']:.4g}{star}", _times(row.get("floor_factor")),
+        _times(row.get("ratio_best")), row.get("best", ""), _any(row), _times(row.get("ratio_idiom")),
+        _must(row),
+    ]  # fmt: skip
+
+
+def table(rows: Iterable[Row], *, short: bool = False) -> str:
+    """Return the rows as a table of about 130 columns; `short`: only those with a target or a refusal."""
+    lines = [HEAD, *(_cells(row) for row in rows if not short or "target" in row or "refused" in row)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(HEAD) - 1)]
     right = (2, 4, 5, 6, 8, 9)
     return "\n".join(
         "  ".join(
@@ -163,6 +166,41 @@ def table(rows: Iterable[Row]) -> str:
         ).rstrip()
         for line in lines
     )
+
+
+def _bytes(count: float | None) -> str:
+    return "" if count is None else f"{count / 2**20:.3g}"
+
+
+def markdown(about: dict[str, Any], rows: Iterable[Row]) -> str:
+    """Return every row of a run as a Markdown table: the time of ours and the ratio to every peer."""
+    head = ["case", "type", "threads", "mode", "ours ms", "x floor", "best torch", "other ratios", "calls"]
+    head += ["peak MiB", "error", "figures", "must"]
+    lines = [f"# {about['device']}, torch {about['torch']}", ""]
+    lines += [
+        "Ratios are the other's time over ours. *: too few quiet rounds. Calls: operators, or launches.",
+        "",
+    ]
+    lines += [_markdown_line(head), _markdown_line(["---"] * len(head))]
+    for row in rows:
+        cells = _cells(row)
+        if "ms" not in row:
+            lines.append(_markdown_line([*cells[:5], *[""] * 7, cells[-1]]))
+            continue
+        best = f"{cells[6]} {cells[7]}".strip()
+        others = [f"{n} {_times(ratio)}" for n, ratio in row["ratios"].items() if n != row.get("best")]
+        calls = row.get("launches", row["calls"].get("intarsia", ""))
+        error = row["errors"].get("intarsia")
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in row["figures"].items())
+        lines.append(_markdown_line([
+            *cells[:6], best, ", ".join(others), str(calls), _bytes(row.get("peak_bytes")),
+            "" if error is None else f"{error:.1e}", figures, cells[-1],
+        ]))  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |"
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from benchmarks import report
+from benchmarks.suite import FAMILIES
 
 __all__ = ["main", "run"]
 
@@ -30,13 +31,18 @@ NEUTRAL = {
     "MALLOC_TOP_PAD_": str(64 << 20),
 }
 KEPT = 1 << 30
+STOCK = ("default-fresh", "out")
+NEUTRAL_SHARE = 0.7
 MODES = {"cpu": ("neutral", "default-fresh", "out"), "cuda": ("captured", "eager")}
 RESULTS = Path(__file__).resolve().parent / "results"
+ASKED = ("device", "modes", "threads", "dtypes", "only", "quick", "families", "any_threads")
 Row = dict[str, Any]
 
 
 def _worker(spec: dict[str, Any], neutral: bool) -> Iterator[Row]:
-    stock = {"KINETO_LOG_LEVEL": "99"} | {k: v for k, v in os.environ.items() if k not in NEUTRAL}
+    stock = {"KINETO_LOG_LEVEL": "99", "PYTHONWARNINGS": "ignore"} | {
+        k: v for k, v in os.environ.items() if k not in NEUTRAL
+    }
     command = [sys.executable, "-m", "benchmarks.worker", json.dumps(spec)]
     root = Path(__file__).resolve().parent.parent
     environment = stock | (NEUTRAL if neutral else {})
@@ -51,7 +57,8 @@ def _worker(spec: dict[str, Any], neutral: bool) -> Iterator[Row]:
 
 def run(
     *, device: str, modes: Sequence[str], threads: Sequence[int], dtypes: Sequence[str], only: str = "",
-    quick: bool = False, rounds: int = 7, budget: float = 420.0,
+    quick: bool = False, rounds: int = 7, budget: float = 840.0, families: Sequence[str] = (),
+    any_threads: bool = False,
 ) -> Iterator[Row]:  # fmt: skip
     """Yield one row per case, dtype, mode and number of threads.
 
@@ -63,30 +70,37 @@ def run(
         only: Comma-separated words; a case runs when its name contains one.
         quick: Leave out the large cases and the slow peers.
         rounds: Quiet rounds per row.
-        budget: No row is begun after this many seconds.
+        budget: No row is begun after this many seconds; families share it (`suite.FAMILIES`).
+        families: Families to run; empty: all.
+        any_threads: Run every case with all of `threads`, not only where the case or a target asks for them.
 
     Yields:
-        Rows as `benchmarks.worker.measure` returns them.
+        Rows as `benchmarks.measure.measure` returns them.
 
     Raises:
         RuntimeError: If a worker crashes.
     """
     spec = {"device": device, "threads": list(threads), "dtypes": list(dtypes), "only": only, "quick": quick}
-    spec |= {"rounds": rounds, "deadline": time.time() + budget}
-    for neutral in (True, False):
-        chosen = [mode for mode in modes if (mode not in ("default-fresh", "out")) == neutral]
+    spec |= {"rounds": rounds, "families": list(families), "any_threads": any_threads}
+    parts = {neutral: [m for m in modes if (m not in STOCK) == neutral] for neutral in (True, False)}
+    began = time.time()
+    for neutral, chosen in parts.items():
         if chosen:
-            yield from _worker(spec | {"modes": chosen, "kept_bytes": KEPT if neutral else 0}, neutral)
+            left = budget - (time.time() - began)
+            seconds = left * NEUTRAL_SHARE if neutral and parts[False] else left
+            part = {"modes": chosen, "kept_bytes": KEPT if neutral else 0, "seconds": max(seconds, 0.0)}
+            yield from _worker(spec | part, neutral)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description="Time the ops of intarsia.")
-    parser.add_argument("--quick", action="store_true", help="fp32, 1 thread, neutral mode: under a minute")
+    parser.add_argument("--quick", action="store_true", help="fp32, 1 thread, neutral mode: under 2 minutes")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", default="", help="comma-separated, default 1,2 (quick: 1)")
     parser.add_argument("--modes", default="", help="cpu: neutral,default-fresh,out; cuda: captured,eager")
     parser.add_argument("--dtypes", default="", help="default float32,bfloat16 (quick: float32)")
     parser.add_argument("--only", default="", help="comma-separated parts of case names")
+    parser.add_argument("--family", default="", help=f"comma-separated, of {', '.join(FAMILIES)}")
     parser.add_argument("--rounds", type=int, default=7, help="quiet rounds per row")
     parser.add_argument("--budget", type=float, default=0, help="seconds after which no row is begun")
     parser.add_argument(
@@ -96,11 +110,15 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     chosen = parser.parse_args(argv)
     known, quick = MODES[chosen.device], chosen.quick
     cores = report.usable_cores()
+    chosen.any_threads = bool(chosen.threads)
+    chosen.families = [name for name in chosen.family.split(",") if name]
     threads = "1" if quick or cores < 2 or chosen.device == "cuda" else "1,2"
     chosen.threads = [int(n) for n in (chosen.threads or threads).split(",")]
     chosen.modes = [m for m in (chosen.modes or ",".join(known[:1] if quick else known)).split(",") if m]
     chosen.dtypes = (chosen.dtypes or ("float32" if quick else "float32,bfloat16")).split(",")
-    chosen.budget = chosen.budget or (45.0 if quick else 420.0)
+    chosen.budget = chosen.budget or (100.0 if quick else 420.0 if chosen.device == "cuda" else 840.0)
+    if unknown := set(chosen.families) - set(FAMILIES):
+        parser.error(f"--family must be among {', '.join(FAMILIES)}, got {', '.join(unknown)}")
     if unknown := set(chosen.modes) - set(known):
         parser.error(f"--modes must be among {', '.join(known)} on {chosen.device}, got {', '.join(unknown)}")
     if unknown := set(chosen.dtypes) - {"float32", "bfloat16"}:
@@ -120,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run, write the JSON, print the table last; return 1 after a wrong result or a crash, 3 for --check."""
     chosen = _arguments(argv)
     began, rows, broken = time.time(), [], False
-    wanted = {key: getattr(chosen, key) for key in ("device", "modes", "threads", "dtypes", "only", "quick")}
+    wanted = {key: getattr(chosen, key) for key in ASKED}
     try:
         for row in run(**wanted, rounds=chosen.rounds, budget=chosen.budget):
             rows.append(row)
@@ -131,15 +149,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         broken = True
     about = report.environment(chosen.device) | {"seconds": round(time.time() - began, 1), "asked": wanted}
     path = chosen.json
-    if path is None and not (chosen.quick or chosen.only or broken):
+    if path is None and not (chosen.quick or chosen.only or chosen.families or broken):
         path = RESULTS / f"{chosen.device}-{report.slug(about['device'])}.json"
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
         partial.replace(path)
+        path.with_suffix(".md").write_text(report.markdown(about, rows))
     print(f"{about['device']}, torch {about['torch']}, {about['seconds']} s" + (f", {path}" if path else ""))
-    print(report.table(rows))
+    print(report.table(rows, short=chosen.device == "cuda" and path is not None))
     asked = [row for row in rows if "target" in row]
     short = [row for row in asked if report.missed(row)]
     print(

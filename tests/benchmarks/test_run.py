@@ -15,18 +15,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import floor, oracle, peers, report, run, timing, worker
-from benchmarks.cases import CASES, Case, Target, select
-from benchmarks.problem import Problem, build
+from benchmarks import floor, measure, report, run, timing
+from benchmarks.families.regions import peers, truth
+from benchmarks.families.regions.cases import CASES, Case, case
+from benchmarks.families.regions.problem import Problem, build
+from benchmarks.suite import Target, select
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
-GRID = Case("avg.tiny", "average", 2, (12, 20), (8, 8), "test", (4, 4), targets=(Target(best=1e-9),))
-RAGGED = Case("avg.ragged", "average", 2, (40, 50), (20, 20), "test", ragged=(4, 5))
-CHAIN = Case("avg.chain", "average", 3, (31,), (7,), "test", (6,))
-CROPS = Case("extract.tiny", "extract", 2, (13, 21), (8, 8), "test", (4, 4))
-CHAIN_CROPS = Case("extract.chain", "extract", 3, (31,), (7,), "test", (6,))
-FUSED = Case("extract.fused", "extract_cfg", 2, (13, 21), (8, 8), "test", (4, 4), dtypes=("float32",))
+GRID = case("avg.tiny", "average", 2, (12, 20), (8, 8), "test", (4, 4), targets=(Target(best=1e-9),))
+RAGGED = case("avg.ragged", "average", 2, (40, 50), (20, 20), "test", ragged=(4, 5))
+CHAIN = case("avg.chain", "average", 3, (31,), (7,), "test", (6,))
+CROPS = case("extract.tiny", "extract", 2, (13, 21), (8, 8), "test", (4, 4))
+CHAIN_CROPS = case("extract.chain", "extract", 3, (31,), (7,), "test", (6,))
+FUSED = case("extract.fused", "extract_cfg", 2, (13, 21), (8, 8), "test", (4, 4), dtypes=("float32",))
 
 
 def plain(problem: Problem, out: Tensor | None) -> Callable[[], Tensor]:
@@ -39,12 +41,12 @@ def plain(problem: Problem, out: Tensor | None) -> Callable[[], Tensor]:
 def test_names_are_unique_and_selectable() -> None:
     names = [case.name for case in CASES]
     assert len(set(names)) == len(names)
-    assert [case.name for case in select("avg.motion,plan", "cpu", quick=True)] == [
+    assert [case.name for _, case in select("avg.motion,plan", "cpu", quick=True)] == [
         "avg.motion",
         "plan.build_98",
         "plan.build_1378",
     ]
-    assert not any(case.name == "avg.audio64M" for case in select("", "cpu", quick=False))
+    assert not any(case.name == "avg.audio64M" for _, case in select("", "cpu", quick=False))
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.size[0] < 2**22], ids=lambda case: case.name)
@@ -81,16 +83,16 @@ def test_byte_counts(name: str, dtype: str, read: int, written: int) -> None:
 def test_every_peer_agrees_with_the_oracle(case: Case, dtype: str) -> None:
     problem = build(case, dtype if len(case.dtypes) > 1 else "float32", CPU)
     for out in (None, torch.empty(problem.out_shape(), dtype=problem.out_dtype)):
-        found = [peer for peer in peers.candidates(problem, slow=True) if peer.name != "torch.compile"]
+        found = [peer for peer in peers.candidates(problem) if peer.name != "torch.compile"]
         assert len(found) >= 2
         for peer in found:
-            error = worker.check(peer.name, peer.build(problem, out), problem, out)
+            error = measure.check(peer.name, peer.build(problem, out), problem, out)
             assert error is not None and error < (1e-6 if problem.out_dtype == torch.float32 else 2e-2)
 
 
 def test_the_oracle_on_a_table_by_hand() -> None:
     patches = torch.tensor([[[[1.0, 2.0]], [[4.0, 6.0]]]])
-    mean = oracle.average(patches, [(0,), (1,)], torch.tensor([1.0, 3.0]), (3,))
+    mean = truth.average(patches, [(0,), (1,)], torch.tensor([1.0, 3.0]), (3,))
     assert torch.equal(mean, torch.tensor([[[1.0, (3 * 2 + 4) / 4, 6.0]]], dtype=torch.float64))
 
 
@@ -111,15 +113,15 @@ def test_a_wrong_kernel_is_refused(fault: str, mode: str) -> None:
         return lambda: result
 
     with pytest.raises(
-        worker.WrongResult, match="avg.tiny: intarsia must agree with the oracle to 1e-06, got"
+        measure.WrongResult, match="avg.tiny: intarsia must agree with the oracle to 1e-06, got"
     ):
-        worker.measure(
+        measure.measure(
             build(GRID, "float32", CPU), mode=mode, threads=1, slow=False, rounds=1, build_ours=wrong
         )
 
 
 def test_a_row_has_every_figure() -> None:
-    row = worker.measure(
+    row = measure.measure(
         build(GRID, "float32", CPU),
         mode="neutral",
         threads=1,
@@ -138,7 +140,7 @@ def test_a_row_has_every_figure() -> None:
 
 
 def test_targets_hold_for_the_neutral_mode_alone() -> None:
-    row = worker.measure(
+    row = measure.measure(
         build(GRID, "float32", CPU),
         mode="out",
         threads=1,
@@ -162,10 +164,10 @@ def test_captured_rows_are_divided_by_the_calls_of_a_graph(monkeypatch: pytest.M
     def race(candidates: dict[str, Callable[[], object]], **_: object) -> timing.Race:
         return timing.Race({name: [0.02] for name in candidates}, [True])
 
-    monkeypatch.setattr(worker, "captured", captured)
-    monkeypatch.setattr(worker, "race", race)
+    monkeypatch.setattr(measure, "captured", captured)
+    monkeypatch.setattr(measure, "race", race)
     problem = build(GRID, "float32", CPU)
-    row = worker.measure(problem, mode="captured", threads=1, slow=False, rounds=1, build_ours=plain)
+    row = measure.measure(problem, mode="captured", threads=1, slow=False, rounds=1, build_ours=plain)
     assert row["left_out"] == {"value/count loop": "operation not permitted when stream is capturing"}
     assert set(graphs) == {20} and row["ms"]["intarsia"] == pytest.approx(1.0)
 

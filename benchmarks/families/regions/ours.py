@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from benchmarks.problem import SIGMA_FRACTION, Problem
+from benchmarks.families.regions.cases import SIGMA_FRACTION
+
+if TYPE_CHECKING:
+    from benchmarks.families.regions.problem import Problem
 
 __all__ = ["build"]
 

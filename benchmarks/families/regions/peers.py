@@ -12,33 +12,29 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.problem import Problem
+from benchmarks import suite
+
+if TYPE_CHECKING:
+    from benchmarks.families.regions.problem import Problem
 
 __all__ = ["PEERS", "Call", "Peer", "candidates"]
 
 Call = Callable[[], Tensor]
-Builder = Callable[[Problem, Tensor | None], Call]
+Builder = Callable[["Problem", Tensor | None], Call]
 LARGE = 64 << 20
 
 
 @dataclass(frozen=True)
-class Peer:
-    """A formulation: `idiom` is the public code people run; `slow` ones join only complete neutral runs.
+class Peer(suite.Peer):
+    """A formulation for regular grids alone, or up to a size in bytes, where it says so."""
 
-    `listed` peers are those the targets were set against; the others are reported beside them.
-    """
-
-    name: str
-    build: Builder
     regular: bool = False
-    idiom: bool = False
-    slow: bool = False
-    listed: bool = True
     largest: int | None = None
 
 
@@ -53,13 +49,13 @@ def _peer(op: str, name: str, **traits: bool | int | None) -> Callable[[Builder]
     return register
 
 
-def candidates(problem: Problem, *, slow: bool) -> list[Peer]:
+def candidates(problem: Problem) -> list[Peer]:
     """Return the peers that apply to a problem."""
     regular, largest = problem.case.stride is not None, sum(problem.case.traffic("float32"))
     return [
         peer
         for peer in PEERS.get(problem.case.op, [])
-        if (regular or not peer.regular) and (slow or not peer.slow) and largest <= (peer.largest or largest)
+        if (regular or not peer.regular) and largest <= (peer.largest or largest)
     ]
 
 
@@ -167,7 +163,7 @@ def _cfg_chain(problem: Problem, out: Tensor | None) -> Call:
     return call
 
 
-@_peer("extract_cfg", "torch.compile", slow=True)
+@_peer("extract_cfg", "torch.compile", slow=True, compiled=True)
 def _cfg_compiled(problem: Problem, out: Tensor | None) -> Call:
     canvas, shape = problem.canvas, problem.out_shape()
 

@@ -5,46 +5,35 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-__all__ = ["CASES", "Case", "Target", "select"]
+from benchmarks import suite
+from benchmarks.suite import ITEMSIZE, Target, both
 
-ITEMSIZE = {"float32": 4, "bfloat16": 2}
+__all__ = ["CASES", "SIGMA_FRACTION", "Case", "case"]
 
-
-@dataclass(frozen=True)
-class Target:
-    """What one row must reach; a field of None is not asked for. Ratios are peer time over ours."""
-
-    device: str = "cpu"
-    dtype: str = "float32"
-    threads: int = 1
-    best: float | None = None
-    idiom: float | None = None
-    floor: float | None = None
-    max_us: float | None = None
-    error: float | None = None
-    stretch: float | None = None
+SIGMA_FRACTION = 0.1
 
 
-@dataclass(frozen=True)
-class Case:
+@dataclass(frozen=True, kw_only=True)
+class Case(suite.Case):
     """One shape of one op: canvas [1, channels, *size], patches [1, R, channels, *patch]."""
 
-    name: str
     op: str
     channels: int
     size: tuple[int, ...]
     patch: tuple[int, ...]
-    provenance: str
     stride: tuple[int, ...] | None = None
     ragged: tuple[int, int] | None = None
     window: str = "gaussian"
-    targets: tuple[Target, ...] = ()
-    dtypes: tuple[str, ...] = ("float32", "bfloat16")
-    devices: tuple[str, ...] = ("cpu", "cuda")
-    quick: bool = True
+
+    def problem(self, dtype: str, device: torch.device) -> suite.Problem:
+        """Make the tensors; without MONAI there is nobody to race a sliding window against."""
+        from benchmarks.families.regions.problem import build
+
+        return build(self, dtype, device)
 
     def counts(self) -> tuple[int, ...]:
         """Regions per axis of a regular grid; a remainder is left uncovered, as `Tensor.unfold` does."""
@@ -116,6 +105,17 @@ FUSED = "; scaled, cast to bfloat16, doubled for classifier-free guidance"
 LATENT8K, PIXEL8K = "7680x4320 picture, 8x latent, irregular offsets", "7680x4320 picture in pixel space"
 
 
+def case(
+    name: str, op: str, channels: int, size: tuple[int, ...], patch: tuple[int, ...], provenance: str,
+    stride: tuple[int, ...] | None = None, **rest: Any,
+) -> Case:  # fmt: skip
+    """Return a case; plans and windows are set-up costs with neither buffers nor threads."""
+    if op in ("plan", "weights"):
+        rest |= {"modes": ("neutral",), "threads": (1,)}
+    shape = {"channels": channels, "size": size, "patch": patch, "stride": stride}
+    return Case(name, provenance, op=op, **shape, **{"threads": (1, 2)} | rest)
+
+
 def _cpu(
     *, bf16: tuple[float, float] | None = None, two: float | None = None, **must: float
 ) -> tuple[Target, ...]:
@@ -127,80 +127,73 @@ def _cpu(
     return tuple(targets)
 
 
-def _gpu(**must: float) -> tuple[Target, ...]:
-    return tuple(Target(device="cuda", dtype=dtype, **must) for dtype in ITEMSIZE)  # type: ignore[arg-type]
-
-
 CACHE, DRAM = (3.3, 6.5), (1.6, 3.0)
 LATENT4K, LATENT4K_CROP = (270, 480), (256, 480)
-GRAPH5, GRAPH6 = _gpu(max_us=5, best=1.0), _gpu(max_us=6, best=10)
+GRAPH5, GRAPH6 = both(max_us=5, best=1.0), both(max_us=6, best=10)
 SMALL = Target("cuda", floor=1.3)
 MONAI = "MONAI sliding window, identity network"
 CASES: tuple[Case, ...] = (
-    Case("extract.latent4k_s32", "extract", 4, LATENT4K, (64, 64), LATENT, (32, 32),
+    case("extract.latent4k_s32", "extract", 4, LATENT4K, (64, 64), LATENT, (32, 32),
          targets=_cpu(best=1.05, idiom=2.8, floor=1.6, stretch=1.3) + GRAPH5),
-    Case("extract.latent4k_s16", "extract", 4, LATENT4K, (64, 64), LATENT, (16, 16),
-         targets=_cpu(best=1.8, idiom=3.0, floor=1.3, stretch=2.2) + _gpu(max_us=5, best=1.0, idiom=8)),
-    Case("extract.latent4k_s8", "extract", 4, LATENT4K, (64, 64), LATENT + DENSE, (8, 8),
-         targets=_cpu(best=2.0, idiom=3.0, floor=1.2, stretch=2.5) + _gpu(best=1.0, idiom=8)),
-    Case("extract.ragged88", "extract", 4, LATENT4K, (64, 64), LATENT + RAGGED, ragged=(8, 11),
-         targets=_cpu(idiom=2.8, stretch=5) + _gpu(max_us=5)),
-    Case("extract.pixel4k", "extract", 3, (2160, 3840), (512, 512), PIXEL, (256, 256),
-         targets=_cpu(best=1.1, floor=2.1, stretch=1.6) + _gpu(floor=1.25)),
-    Case("extract.audio1M", "extract", 4, (2**20,), (2**18,), AUDIO, (196608,),
+    case("extract.latent4k_s16", "extract", 4, LATENT4K, (64, 64), LATENT, (16, 16),
+         targets=_cpu(best=1.8, idiom=3.0, floor=1.3, stretch=2.2) + both(max_us=5, best=1.0, idiom=8)),
+    case("extract.latent4k_s8", "extract", 4, LATENT4K, (64, 64), LATENT + DENSE, (8, 8),
+         targets=_cpu(best=2.0, idiom=3.0, floor=1.2, stretch=2.5) + both(best=1.0, idiom=8)),
+    case("extract.ragged88", "extract", 4, LATENT4K, (64, 64), LATENT + RAGGED, ragged=(8, 11),
+         targets=_cpu(idiom=2.8, stretch=5) + both(max_us=5)),
+    case("extract.pixel4k", "extract", 3, (2160, 3840), (512, 512), PIXEL, (256, 256),
+         targets=_cpu(best=1.1, floor=2.1, stretch=1.6) + both(floor=1.25)),
+    case("extract.audio1M", "extract", 4, (2**20,), (2**18,), AUDIO, (196608,),
          targets=_cpu(best=1.3, floor=1.2, stretch=1.5)),
-    Case("extract.motion", "extract", 263, (4096,), (196,), MOTION, (98,),
+    case("extract.motion", "extract", 263, (4096,), (196,), MOTION, (98,),
          targets=_cpu(best=0.95, floor=1.5, stretch=1.1)),
-    Case("extract.cfg_fused", "extract_cfg", 4, LATENT4K, (64, 64), LATENT + FUSED, (16, 16),
+    case("extract.cfg_fused", "extract_cfg", 4, LATENT4K, (64, 64), LATENT + FUSED, (16, 16),
          dtypes=ONE_DTYPE, targets=(*_cpu(best=2.0), SMALL)),
-    Case("avg.latent4k_s32", "average", 4, LATENT4K_CROP, (64, 64), LATENT + CROP, (32, 32),
+    case("avg.latent4k_s32", "average", 4, LATENT4K_CROP, (64, 64), LATENT + CROP, (32, 32),
          targets=_cpu(best=2.5, idiom=9, floor=3.2, stretch=4.5, bf16=CACHE, two=5.5) + GRAPH6),
-    Case("avg.latent4k_s32_uniform", "average", 4, LATENT4K_CROP, (64, 64), LATENT + CROP, (32, 32),
+    case("avg.latent4k_s32_uniform", "average", 4, LATENT4K_CROP, (64, 64), LATENT + CROP, (32, 32),
          window="uniform", quick=False, targets=_cpu(best=2.5, idiom=9, floor=3.2, stretch=4.5)),
-    Case("avg.ragged88", "average", 4, LATENT4K, (64, 64), LATENT + RAGGED, ragged=(8, 11),
+    case("avg.ragged88", "average", 4, LATENT4K, (64, 64), LATENT + RAGGED, ragged=(8, 11),
          targets=_cpu(best=2.3, idiom=8, floor=3.7, stretch=4, bf16=CACHE, two=3.5) + GRAPH6),
-    Case("avg.latent4k_s16", "average", 4, LATENT4K_CROP, (64, 64), LATENT + CROP, (16, 16),
+    case("avg.latent4k_s16", "average", 4, LATENT4K_CROP, (64, 64), LATENT + CROP, (16, 16),
          targets=_cpu(best=1.5, idiom=3.3, floor=7, stretch=4, bf16=CACHE, two=4.0) + GRAPH6),
-    Case("avg.latent4k_s8", "average", 4, (264, 480), (64, 64), LATENT + CROP, (8, 8),
+    case("avg.latent4k_s8", "average", 4, (264, 480), (64, 64), LATENT + CROP, (8, 8),
          targets=_cpu(best=1.45, idiom=2.8, floor=3.5, stretch=3, bf16=(2.0, 6.5), two=2.5)
-         + _gpu(floor=1.5, best=10)),
-    Case("avg.motion", "average", 263, (4018,), (196,), MOTION + CROP, (98,),
+         + both(floor=1.5, best=10)),
+    case("avg.motion", "average", 263, (4018,), (196,), MOTION + CROP, (98,),
          targets=_cpu(best=1.2, idiom=6, floor=3.3, stretch=2.8, bf16=CACHE)),
-    Case("avg.audio1M", "average", 4, (2**20,), (2**18,), AUDIO, (196608,),
+    case("avg.audio1M", "average", 4, (2**20,), (2**18,), AUDIO, (196608,),
          targets=_cpu(best=2.2, idiom=9, floor=1.8, stretch=3.2, bf16=DRAM)),
-    Case("avg.audio8M", "average", 4, (8323072,), (2**18,), AUDIO + CROP, (196608,), quick=False,
-         targets=_cpu(best=2.1, idiom=7.5, floor=1.3, stretch=3, bf16=DRAM) + _gpu(floor=1.3)),
-    Case("avg.pixel4k", "average", 3, (2048, 3840), (512, 512), PIXEL + CROP, (256, 256),
-         targets=_cpu(best=1.3, idiom=3.7, floor=2.5, stretch=2.2, bf16=DRAM) + _gpu(floor=1.3)),
-    Case("extract.latent8k", "extract", 4, (540, 960), (64, 64), LATENT8K, ragged=(15, 23), devices=GPU,
-         targets=_gpu(max_us=8)),
-    Case("avg.latent8k", "average", 4, (540, 960), (64, 64), LATENT8K, ragged=(15, 23), devices=GPU,
-         targets=_gpu(best=10)),
-    Case("avg.pixel8k", "average", 3, (4096, 7680), (512, 512), PIXEL8K + CROP, (256, 256), devices=GPU,
-         quick=False, targets=_gpu(floor=1.3)),
-    Case("avg.audio64M", "average", 4, (2**26,), (2**18,), AUDIO, (196608,), devices=GPU,
+    case("avg.audio8M", "average", 4, (8323072,), (2**18,), AUDIO + CROP, (196608,), quick=False,
+         targets=_cpu(best=2.1, idiom=7.5, floor=1.3, stretch=3, bf16=DRAM) + both(floor=1.3)),
+    case("avg.pixel4k", "average", 3, (2048, 3840), (512, 512), PIXEL + CROP, (256, 256),
+         targets=_cpu(best=1.3, idiom=3.7, floor=2.5, stretch=2.2, bf16=DRAM) + both(floor=1.3)),
+    case("extract.latent8k", "extract", 4, (540, 960), (64, 64), LATENT8K, ragged=(15, 23), devices=GPU,
+         targets=both(max_us=8)),
+    case("avg.latent8k", "average", 4, (540, 960), (64, 64), LATENT8K, ragged=(15, 23), devices=GPU,
+         targets=both(best=10)),
+    case("avg.pixel8k", "average", 3, (4096, 7680), (512, 512), PIXEL8K + CROP, (256, 256), devices=GPU,
+         quick=False, targets=both(floor=1.3)),
+    case("avg.audio64M", "average", 4, (2**26,), (2**18,), AUDIO, (196608,), devices=GPU,
          dtypes=("bfloat16",), quick=False, targets=(Target("cuda", "bfloat16", floor=1.3),)),
-    Case("avg.swi_latent50", "sliding", 4, LATENT4K_CROP, (64, 64), MONAI + CROP, (32, 32), dtypes=ONE_DTYPE,
+    case("avg.swi_latent50", "sliding", 4, LATENT4K_CROP, (64, 64), MONAI + CROP, (32, 32), dtypes=ONE_DTYPE,
          devices=CPU, quick=False, targets=_cpu(best=5, stretch=8)),
-    Case("avg.swi_latent75", "sliding", 4, LATENT4K_CROP, (64, 64), MONAI + CROP, (16, 16), dtypes=ONE_DTYPE,
+    case("avg.swi_latent75", "sliding", 4, LATENT4K_CROP, (64, 64), MONAI + CROP, (16, 16), dtypes=ONE_DTYPE,
          devices=CPU, quick=False, targets=_cpu(best=3, stretch=4)),
-    Case("avg.swi_motion", "sliding", 263, (4018,), (196,), MONAI + CROP, (98,), dtypes=ONE_DTYPE,
+    case("avg.swi_motion", "sliding", 263, (4018,), (196,), MONAI + CROP, (98,), dtypes=ONE_DTYPE,
          devices=CPU, quick=False, targets=_cpu(best=2.8, stretch=4)),
-    Case("plan.build_98", "plan", 1, LATENT4K, (64, 64), LATENT, (32, 32), dtypes=ONE_DTYPE, devices=CPU,
+    case("avg.swi_audio8M", "sliding", 4, (8323072,), (2**18,), MONAI + CROP, (196608,), dtypes=ONE_DTYPE,
+         devices=CPU, quick=False, targets=_cpu(best=1.6, stretch=2.3)),
+    case("avg.swi_pixel4k", "sliding", 3, (2048, 3840), (512, 512), MONAI + CROP, (256, 256),
+         dtypes=ONE_DTYPE, devices=CPU, quick=False, targets=_cpu(best=1.25, stretch=2)),
+    case("plan.build_98", "plan", 1, LATENT4K, (64, 64), LATENT, (32, 32), dtypes=ONE_DTYPE, devices=CPU,
          targets=_cpu(max_us=150)),
-    Case("plan.build_1378", "plan", 1, LATENT4K, (64, 64), LATENT, (8, 8), dtypes=ONE_DTYPE, devices=CPU,
+    case("plan.build_1378", "plan", 1, LATENT4K, (64, 64), LATENT, (8, 8), dtypes=ONE_DTYPE, devices=CPU,
          targets=_cpu(max_us=3000)),
-    Case("weights.64x64", "weights", 1, (64, 64), (64, 64), "one latent patch", (64, 64), dtypes=ONE_DTYPE,
+    case("weights.64x64", "weights", 1, (64, 64), (64, 64), "one latent patch", (64, 64), dtypes=ONE_DTYPE,
          devices=CPU),
-    Case("weights.512x512", "weights", 1, (512, 512), (512, 512), "one pixel window", (512, 512),
+    case("weights.512x512", "weights", 1, (512, 512), (512, 512), "one pixel window", (512, 512),
          dtypes=ONE_DTYPE, devices=CPU),
-    Case("weights.2^18", "weights", 1, (2**18,), (2**18,), "one audio window", (2**18,), dtypes=ONE_DTYPE,
+    case("weights.2^18", "weights", 1, (2**18,), (2**18,), "one audio window", (2**18,), dtypes=ONE_DTYPE,
          devices=CPU),
 )  # fmt: skip
-
-
-def select(only: str, device: str, quick: bool) -> list[Case]:
-    """Return the cases whose name contains one of the comma-separated words of `only` (empty: all)."""
-    words = [word for word in only.split(",") if word]
-    found = [c for c in CASES if device in c.devices and (not words or any(word in c.name for word in words))]
-    return [c for c in found if c.quick or words or not quick]

@@ -4,34 +4,30 @@
 from __future__ import annotations
 
 import functools
-import math
-from dataclasses import dataclass, field
+import importlib.util
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from benchmarks import oracle
-from benchmarks.cases import Case
+from benchmarks import suite
+from benchmarks.families.regions import ours, peers, truth
+from benchmarks.families.regions.cases import SIGMA_FRACTION, Case
+from benchmarks.suite import values
 
 __all__ = ["Problem", "build"]
 
-PERIOD = 1 << 20
-SIGMA_FRACTION = 0.1
 
-
-@dataclass(frozen=True)
-class Problem:
+@dataclass
+class Problem(suite.Problem):
     """Inputs of one case in one dtype; `canvas` and `patches` are empty where the op does not read them."""
 
     case: Case
-    dtype: torch.dtype
-    device: torch.device
     offsets: Tensor
     starts: tuple[tuple[int, ...], ...]
     factors: tuple[Tensor, ...]
     canvas: Tensor
     patches: Tensor
-    checked: dict[tuple[str, bool], float | None] = field(default_factory=dict)
 
     @property
     def out_dtype(self) -> torch.dtype:
@@ -58,41 +54,59 @@ class Problem:
     @functools.cached_property
     def inverse_total(self) -> Tensor:
         """Return 1 / (sum of weights) [*S] in float32: what a tuned loop keeps between calls."""
-        return oracle.total(self.starts, self.weight, self.case.size).reciprocal().float()
+        return truth.total(self.starts, self.weight, self.case.size).reciprocal().float()
 
     @functools.cached_property
     def truth(self) -> Tensor | None:
         """Return the float64 result (extract: exact in the input's dtype); None: nothing to check."""
         case = self.case
         if case.op == "average":
-            return oracle.average(self.patches, self.starts, self.weight, case.size)
+            return truth.average(self.patches, self.starts, self.weight, case.size)
         if case.op == "sliding":
             return self.canvas
         if case.op == "extract":
-            return oracle.extract(self.canvas, self.starts, case.patch)
+            return truth.extract(self.canvas, self.starts, case.patch)
         if case.op == "extract_cfg":
             scaled = self.canvas.double() * float(torch.tensor(self.scale, dtype=torch.float32))
-            return oracle.extract(torch.cat([scaled, scaled]), self.starts, case.patch)
+            return truth.extract(torch.cat([scaled, scaled]), self.starts, case.patch)
         return None
 
+    def truth_of(self, name: str) -> tuple[Tensor, ...] | None:
+        """Return the truth, the same for every candidate."""
+        return None if self.truth is None else (self.truth,)
 
-def _values(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return repeated normal numbers; the period is prime, so that no two neighbouring regions are equal."""
-    count, seed = math.prod(shape), torch.Generator().manual_seed(0)
-    numbers = torch.randn(min(count, PERIOD - 3), generator=seed).to(device, dtype)
-    return numbers.repeat(-(-count // numbers.numel()))[:count].reshape(shape).contiguous()
+    def buffers(self) -> Tensor | None:
+        """Return a result tensor to reuse; building plans and windows has none."""
+        if self.case.op in ("plan", "weights"):
+            return None
+        return torch.empty(self.out_shape(), dtype=self.out_dtype, device=self.device)
+
+    def traffic(self) -> tuple[int, int]:
+        """Return the bytes of the case."""
+        return self.case.traffic(str(self.dtype).removeprefix("torch."))
+
+    def ours(self, out: suite.Out) -> suite.Call:
+        """Return our call."""
+        assert out is None or isinstance(out, Tensor)
+        return ours.build(self, out)
+
+    def peers(self) -> list[peers.Peer]:
+        """Return the formulations that apply to the case."""
+        return peers.candidates(self)
 
 
 def build(case: Case, dtype: str, device: torch.device) -> Problem:
     """Make the tensors of a case; the same numbers on every machine."""
+    if case.op == "sliding" and importlib.util.find_spec("monai") is None:
+        raise suite.Missing("MONAI is not installed")
     kind = getattr(torch, dtype)
     offsets = case.offsets()
     factors = tuple(_factor(n, case.window).to(device) for n in case.patch)
     canvas = patches = torch.empty(0, dtype=kind, device=device)
     if case.op.startswith("extract") or case.op == "sliding":
-        canvas = _values((1, case.channels, *case.size), kind, device)
+        canvas = values((1, case.channels, *case.size), kind, device)
     if case.op == "average":
-        patches = _values((1, case.regions(), case.channels, *case.patch), kind, device)
+        patches = values((1, case.regions(), case.channels, *case.patch), kind, device)
     starts = tuple(tuple(int(o) for o in start) for start in offsets)
     return Problem(case, kind, device, offsets, starts, factors, canvas, patches)
 
