@@ -33,6 +33,8 @@ NEUTRAL = {
 KEPT = 1 << 30
 STOCK = ("default-fresh", "out")
 NEUTRAL_SHARE = 0.7
+# Seconds: a row that was begun is ended.
+BUDGETS = {("cpu", False): 840.0, ("cpu", True): 100.0, ("cuda", False): 420.0, ("cuda", True): 55.0}
 MODES = {"cpu": ("neutral", "default-fresh", "out"), "cuda": ("captured", "eager")}
 RESULTS = Path(__file__).resolve().parent / "results"
 ASKED = ("device", "modes", "threads", "dtypes", "only", "quick", "families", "any_threads")
@@ -116,7 +118,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     chosen.threads = [int(n) for n in (chosen.threads or threads).split(",")]
     chosen.modes = [m for m in (chosen.modes or ",".join(known[:1] if quick else known)).split(",") if m]
     chosen.dtypes = (chosen.dtypes or ("float32" if quick else "float32,bfloat16")).split(",")
-    chosen.budget = chosen.budget or (100.0 if quick else 420.0 if chosen.device == "cuda" else 840.0)
+    chosen.budget = chosen.budget or BUDGETS[chosen.device, quick]
     if unknown := set(chosen.families) - set(FAMILIES):
         parser.error(f"--family must be among {', '.join(FAMILIES)}, got {', '.join(unknown)}")
     if unknown := set(chosen.modes) - set(known):
