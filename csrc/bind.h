@@ -20,6 +20,9 @@ void bind_regions(py::module_ m, const char* how);
 template <Device device>
 void bind_rope(py::module_ m, const char* how);
 
+template <Device device>
+void bind_noise(py::module_ m, const char* how);
+
 // The plan, which knows no device.
 void bind_plan(py::module_ root, py::module_ on_cpu);
 

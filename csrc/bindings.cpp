@@ -62,6 +62,7 @@ template <Device device>
 void bind_all(py::module_ m, const char* how) {
   bind_regions<device>(m, how);
   bind_rope<device>(m, how);
+  bind_noise<device>(m, how);
 }
 
 }  // namespace

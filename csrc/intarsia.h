@@ -100,6 +100,15 @@ struct RotationView {
   bool inverse = false;                      // by the negative angle
 };
 
+// Which noise, and where: the stream (purpose, step) of every sample's seed, in a box of places with signed
+// 32-bit coordinates. An axis that is not there has offset 0. Host memory, on every device.
+struct NoiseView {
+  const uint64_t* seed = nullptr;  // [B]
+  uint32_t purpose = 0, step = 0;
+  int64_t offset[kMaxDims] = {0, 0, 0};  // the first place
+  int64_t size[kMaxDims] = {1, 1, 1};    // S
+};
+
 // What a kernel found wrong; `where` is an index whose meaning depends on the code.
 struct Status {
   enum Code : int32_t {
@@ -141,6 +150,16 @@ Status gaussian_weights(void* out /* [s] */, DType out_dtype, int64_t size, doub
 Status rope(const HeadsView* tensors /* [count] */, int count, DType dtype, const RotationView& rotation,
             int threads);
 
+// out[b,c,x] = n(seed_b, purpose, step; c, offset + x): a standard normal that depends on these numbers
+// alone, equal bit for bit on every instruction set and device. In f32 (f64 for f64), then stored as
+// out_dtype.
+Status canvas_noise(void* out /* [B,C,*S] */, DType out_dtype, int64_t batch, int64_t channels,
+                    const NoiseView& noise, int threads);
+
+// The 32-bit integers that they are made of; places 2k and 2k + 1 of the last axis share theirs.
+Status canvas_integers(int64_t* out /* [B,C,*S] */, int64_t batch, int64_t channels, const NoiseView& noise,
+                       int threads);
+
 // The instruction set whose kernels run here: "avx512", "avx2" or "baseline".
 const char* simd();
 // Use another one (tests compare them); false when this machine or build lacks it.
@@ -161,6 +180,9 @@ Status scatter_average(void* out, DType out_dtype, const void* patches, DType in
 Status weight_total(void* out, DType out_dtype, const PlanView& plan, const WeightView& weight, void* stream);
 Status gaussian_weights(void* out, DType out_dtype, int64_t size, double sigma_fraction, void* stream);
 Status rope(const HeadsView* tensors, int count, DType dtype, const RotationView& rotation, void* stream);
+Status canvas_noise(void* out, DType out_dtype, int64_t batch, int64_t channels, const NoiseView& noise,
+                    void* stream);
+Status canvas_integers(int64_t* out, int64_t batch, int64_t channels, const NoiseView& noise, void* stream);
 
 }  // namespace cuda
 }  // namespace intarsia

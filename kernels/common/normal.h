@@ -13,23 +13,29 @@
 
 namespace intarsia {
 
-// -2 log(1 + t) + 2 t = t^2 (q0 + q1 t + ...) on [-1/3, 1/3], within 9e-8.
-constexpr float kLogarithm[] = {0x1.ffff90p-1f, -0x1.5561aep-1f, 0x1.002598p-1f, -0x1.952ef4p-2f,
-                                0x1.4dfa00p-2f, -0x1.6023acp-2f, 0x1.460370p-2f};
-// sin(pi/4 y) = y (s0 + s1 y^2 + ...) and cos(pi/4 y) on [-1, 1], within 4e-8.
-constexpr float kSine[] = {0x1.921fb4p-1f, -0x1.4abba8p-4f, 0x1.465a3ep-9f, -0x1.2cf5d4p-15f};
-constexpr float kCosine[] = {1.0f, -0x1.3bd3a2p-2f, 0x1.03b162p-6f, -0x1.4ea9e6p-12f};
+template <class A>
+struct Coefficients;
 
-// In double precision the same by their series: log((1 + s) / (1 - s)) = 2 s (1 + s^2 / 3 + ...).
-constexpr int kSeries = 13;
-struct Series {
-  double logarithm[kSeries] = {}, sine[kSeries] = {}, cosine[kSeries] = {};
-  constexpr Series() {
+// -2 log(1 + t) + 2 t = t^2 (q0 + q1 t + ...) on [-1/3, 1/3], within 9e-8.
+// sin(pi/4 y) = y (s0 + s1 y^2 + ...) and cos(pi/4 y) on [-1, 1], within 4e-8.
+template <>
+struct Coefficients<float> {
+  float logarithm[7] = {0x1.ffff90p-1f, -0x1.5561aep-1f, 0x1.002598p-1f, -0x1.952ef4p-2f,
+                        0x1.4dfa00p-2f, -0x1.6023acp-2f, 0x1.460370p-2f};
+  float sine[4] = {0x1.921fb4p-1f, -0x1.4abba8p-4f, 0x1.465a3ep-9f, -0x1.2cf5d4p-15f};
+  float cosine[4] = {1.0f, -0x1.3bd3a2p-2f, 0x1.03b162p-6f, -0x1.4ea9e6p-12f};
+};
+
+// In double precision by their series, log((1 + s) / (1 - s)) = 2 s (1 + s^2 / 3 + ...).
+template <>
+struct Coefficients<double> {
+  static constexpr int kTerms = 13;
+  double logarithm[kTerms] = {}, sine[kTerms] = {}, cosine[kTerms] = {};
+  constexpr Coefficients() {
     const double quarter = 0.7853981633974483;
-    sine[0] = quarter, cosine[0] = 1;
-    for (int k = 0; k < kSeries; ++k) {
+    logarithm[0] = 1, sine[0] = quarter, cosine[0] = 1;
+    for (int k = 1; k < kTerms; ++k) {
       logarithm[k] = 1.0 / (2 * k + 1);
-      if (k == 0) continue;
       sine[k] = -sine[k - 1] * (quarter * quarter) / (2 * k * (2 * k + 1));
       cosine[k] = -cosine[k - 1] * (quarter * quarter) / ((2 * k - 1) * 2 * k);
     }
@@ -89,18 +95,15 @@ INTARSIA_INLINE void box_muller(typename M::U a, typename M::U b, typename M::F&
   const F t = M::widen(bit_cast<F32>(bits - exponent) - 1.0f);
   const F y = M::widen(M::from_integer((I)(b << 2)) * 0x1p-31f), y2 = M::mul(y, y);
 
-  F squared, sine, cosine;
+  constexpr Coefficients<typename M::A> of{};
+  const F sine = M::mul(y, polynomial<M>(y2, of.sine)), cosine = polynomial<M>(y2, of.cosine);
+  F squared;
   if constexpr (std::is_same_v<typename M::A, float>) {
-    const F curve = M::mul(M::mul(t, t), polynomial<M>(t, kLogarithm));
+    const F curve = M::mul(M::mul(t, t), polynomial<M>(t, of.logarithm));
     squared = M::mul(halvings, F{} + static_cast<float>(kTwoLog2)) + (curve - (t + t));
-    sine = M::mul(y, polynomial<M>(y2, kSine));
-    cosine = polynomial<M>(y2, kCosine);
   } else {
-    constexpr Series series{};
-    const F s = t / (t + 2.0), log = M::mul(s + s, polynomial<M>(M::mul(s, s), series.logarithm));
+    const F s = t / (t + 2.0), log = M::mul(s + s, polynomial<M>(M::mul(s, s), of.logarithm));
     squared = M::mul(halvings, F{} + kTwoLog2) - (log + log);
-    sine = M::mul(y, polynomial<M>(y2, series.sine));
-    cosine = polynomial<M>(y2, series.cosine);
   }
   const F radius = M::negate_if_bit_31(b, M::root(squared));
   z0 = M::mul(radius, M::choose_if_bit_30(b, sine, cosine));

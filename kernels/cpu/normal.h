@@ -25,7 +25,7 @@ constexpr int64_t kGroup = 4 * lanes<float>;
 // The product of the low halves of 64-bit lanes; their high halves do not count.
 INTARSIA_INLINE U64 multiply_low(U64 a, uint32_t b) {
 #if defined(__AVX512F__)
-  return (U64)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(b));
+  return (U64)_mm512_maskz_mul_epu32(0xff, (__m512i)a, _mm512_set1_epi64(b));
 #elif defined(__AVX2__)
   return (U64)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(b));
 #elif defined(__SSE2__)
@@ -38,8 +38,8 @@ INTARSIA_INLINE U64 multiply_low(U64 a, uint32_t b) {
 template <class F>
 INTARSIA_INLINE F square_root(F x) {
 #if defined(__AVX512F__)
-  if constexpr (sizeof(x[0]) == 4) return (F)_mm512_sqrt_ps((__m512)x);
-  if constexpr (sizeof(x[0]) == 8) return (F)_mm512_sqrt_pd((__m512d)x);
+  if constexpr (sizeof(x[0]) == 4) return (F)_mm512_maskz_sqrt_ps(0xffff, (__m512)x);
+  if constexpr (sizeof(x[0]) == 8) return (F)_mm512_maskz_sqrt_pd(0xff, (__m512d)x);
 #elif defined(__AVX2__)
   if constexpr (sizeof(x[0]) == 4) return (F)_mm256_sqrt_ps((__m256)x);
   if constexpr (sizeof(x[0]) == 8) return (F)_mm256_sqrt_pd((__m256d)x);
@@ -89,34 +89,44 @@ struct ManyDoubles {
 };
 
 // What the first three of Philox's rounds leave of a row: along it only the block changes, so that the other
-// products are made once.
+// products are made once. E is a word, or a vector of words in 64-bit lanes with a row in each.
+template <class E>
 struct RowStart {
-  uint32_t e[5];
+  E e[5];
   NoiseKey key;  // of the fourth round
 
-  explicit RowStart(const NoiseRow& row) : key(row.key) {
-    const auto next = [this] { key.k0 += kPhiloxW0, key.k1 += kPhiloxW1; };
-    e[0] = product_high(kPhiloxM1, row.x1) ^ key.k0;
-    const uint32_t c1 = kPhiloxM1 * row.x1, c3 = kPhiloxM0 * row.channel;
-    const uint32_t c2 = product_high(kPhiloxM0, row.channel) ^ row.x0 ^ key.k1;
+  INTARSIA_INLINE RowStart(NoiseKey key, E channel, E x0, E x1) : key(key) {
+    const E p0 = product(channel, kPhiloxM0), p1 = product(x1, kPhiloxM1);
+    e[0] = high(p1) ^ this->key.k0;
+    const E c2 = high(p0) ^ x0 ^ this->key.k1;
     next();
-    e[1] = c3 ^ key.k1;
-    const uint32_t c0 = product_high(kPhiloxM1, c2) ^ c1 ^ key.k0;
-    const uint32_t low = kPhiloxM1 * c2;
+    e[1] = p0 ^ this->key.k1;
+    const E p2 = product(c2, kPhiloxM1), c0 = high(p2) ^ p1 ^ this->key.k0;
     next();
-    e[2] = low ^ key.k0;
-    e[3] = product_high(kPhiloxM0, c0) ^ key.k1;
-    e[4] = kPhiloxM0 * c0;
+    const E p3 = product(c0, kPhiloxM0);
+    e[2] = p2 ^ this->key.k0, e[3] = high(p3) ^ this->key.k1, e[4] = p3;
     next();
   }
+
+ private:
+  static INTARSIA_INLINE E product(E a, uint32_t b) {
+    if constexpr (sizeof(E) == 8) {
+      return (a & 0xffffffffu) * b;
+    } else {
+      return multiply_low(a, b);
+    }
+  }
+  static INTARSIA_INLINE E high(E product) { return product >> 32; }
+  INTARSIA_INLINE void next() { key.k0 += kPhiloxW0, key.k1 += kPhiloxW1; }
 };
 
-// Philox of two halves of a group's blocks, each in the low halves of 64-bit lanes; so are the words.
+// The words of the blocks in the low halves of 64-bit lanes; what the high halves hold does not count.
 template <class E>
-INTARSIA_INLINE void philox_lanes(U64 block, const E (&e)[5], NoiseKey key, U64 (&c)[4]) {
-  const U64 first = multiply_low(block ^ e[0], kPhiloxM0);
-  const U64 second = multiply_low((first >> 32) ^ e[1], kPhiloxM1);
-  c[0] = (second >> 32) ^ e[2], c[1] = second, c[2] = first ^ e[3], c[3] = U64{} + e[4];
+INTARSIA_INLINE void philox_lanes(U64 block, const RowStart<E>& row, U64 (&c)[4]) {
+  const U64 p = multiply_low(block ^ row.e[0], kPhiloxM0);
+  const U64 q = multiply_low((p >> 32) ^ row.e[1], kPhiloxM1);
+  c[0] = (q >> 32) ^ row.e[2], c[1] = q, c[2] = p ^ row.e[3], c[3] = U64{} + row.e[4];
+  NoiseKey key = row.key;
   for (int round = 3; round < kPhiloxRounds; ++round) {
     const U64 p0 = multiply_low(c[0], kPhiloxM0), p1 = multiply_low(c[2], kPhiloxM1);
     c[0] = (p1 >> 32) ^ c[1] ^ static_cast<uint64_t>(key.k0), c[1] = p1;
@@ -131,23 +141,41 @@ constexpr int64_t block_of_lane(int64_t lane) {
   return lanes<float> / 4 * (lane % 4) + lane / 4;
 }
 
-struct BlockNumbers {
-  alignas(INTARSIA_VECTOR_BYTES) uint64_t even[lanes<double>], odd[lanes<double>];
-  constexpr BlockNumbers() : even{}, odd{} {
-    for (int64_t i = 0; i < lanes<double>; ++i)
-      even[i] = block_of_lane(2 * i), odd[i] = block_of_lane(2 * i + 1);
+// A number for each block of a group, in the order of the lanes: [0] of the even ones, [1] of the odd ones.
+struct alignas(INTARSIA_VECTOR_BYTES) LaneNumbers {
+  uint64_t of[2][lanes<double>];
+
+  INTARSIA_INLINE U64 half(int odd) const { return Memory<uint64_t, uint64_t>::load(of[odd]); }
+  INTARSIA_INLINE uint64_t& block(int64_t number) {
+    const int64_t quarter = lanes<float> / 4, lane = number % quarter * 4 + number / quarter;
+    return of[lane % 2][lane / 2];
+  }
+  static constexpr LaneNumbers counting() {
+    LaneNumbers numbers{};
+    for (int64_t lane = 0; lane < lanes<float>; ++lane) numbers.of[lane % 2][lane / 2] = block_of_lane(lane);
+    return numbers;
   }
 };
 
-// word[i] of the blocks first, first + 1, ... (modulo 2^32) in the order of block_of_lane.
-INTARSIA_INLINE void group_words(const RowStart& row, uint32_t first, U32 (&word)[4]) {
-  static constexpr BlockNumbers numbers{};
-  const uint64_t e[5] = {row.e[0], row.e[1], row.e[2], row.e[3], row.e[4]};
+INTARSIA_INLINE U32 join(U64 even, U64 odd) {
+  return (U32)((even & 0xffffffffu) | (odd << 32));
+}
+
+// word[i] of the blocks first, first + 1, ... (modulo 2^32) of a row, in the order of the lanes.
+INTARSIA_INLINE void group_words(const RowStart<uint64_t>& row, uint32_t first, U32 (&word)[4]) {
+  static constexpr LaneNumbers numbers = LaneNumbers::counting();
   U64 even[4], odd[4];
-  const auto block = [&](const uint64_t* number) { return Memory<uint64_t, uint64_t>::load(number) + first; };
-  philox_lanes(block(numbers.even), e, row.key, even);
-  philox_lanes(block(numbers.odd), e, row.key, odd);
-  for (int i = 0; i < 4; ++i) word[i] = (U32)((even[i] & 0xffffffffu) | (odd[i] << 32));
+  philox_lanes(numbers.half(0) + first, row, even);
+  philox_lanes(numbers.half(1) + first, row, odd);
+  for (int i = 0; i < 4; ++i) word[i] = join(even[i], odd[i]);
+}
+
+// word[i] of one block in as many rows as a group has blocks.
+INTARSIA_INLINE void group_words(const RowStart<U64> (&rows)[2], uint32_t block, U32 (&word)[4]) {
+  U64 even[4], odd[4];
+  philox_lanes(U64{} + block, rows[0], even);
+  philox_lanes(U64{} + block, rows[1], odd);
+  for (int i = 0; i < 4; ++i) word[i] = join(even[i], odd[i]);
 }
 
 // [lane 4 l + j] of part i to [4 l + i] of part j: the transposition within each 128 bits.
@@ -183,28 +211,20 @@ INTARSIA_INLINE void transpose_quarters(X (&part)[4]) {
 #endif
 }
 
-// out[j] = the normal (T = float, double) or the word (uint32_t) of place 4 * first + j, j < kGroup.
-INTARSIA_INLINE void noise_group(float* out, const RowStart& row, uint32_t first) {
-  U32 word[4];
+// out[4 k + i] = what word i of block k of a group gives, as T says: a normal (float, f16, bf16, computed in
+// float; double) or an integer (int64_t).
+template <class T>
+INTARSIA_INLINE void store_group(T* out, U32 (&word)[4]) {
   V<float> z[4];
-  group_words(row, first, word);
   box_muller<ManyFloats>(word[0], word[1], z[0], z[1]);
   box_muller<ManyFloats>(word[2], word[3], z[2], z[3]);
   transpose_quarters(z);
-  for (int i = 0; i < 4; ++i) Memory<float, float>::store(out + i * lanes<float>, z[i]);
+  for (int i = 0; i < 4; ++i) Memory<float, T>::store(out + i * lanes<float>, z[i]);
 }
 
-INTARSIA_INLINE void noise_group(uint32_t* out, const RowStart& row, uint32_t first) {
-  U32 word[4];
-  group_words(row, first, word);
-  transpose_quarters(word);
-  for (int i = 0; i < 4; ++i) memcpy(out + i * lanes<float>, &word[i], sizeof word[i]);
-}
-
-INTARSIA_INLINE void noise_group(double* out, const RowStart& row, uint32_t first) {
+template <>
+INTARSIA_INLINE void store_group<double>(double* out, U32 (&word)[4]) {
   constexpr int64_t L = lanes<double>;
-  U32 word[4];
-  group_words(row, first, word);
   alignas(INTARSIA_VECTOR_BYTES) double z[4][2 * L];
   for (int pair = 0; pair < 4; pair += 2) {
     for (int half = 0; half < 2; ++half) {
@@ -222,24 +242,38 @@ INTARSIA_INLINE void noise_group(double* out, const RowStart& row, uint32_t firs
   }
 }
 
-// out[j] = what place x + j of a row holds, for j < n: as T says, a normal (float, double) or an integer.
-// x is the signed coordinate along the last axis; x + n - 1 is one, too.
+template <>
+INTARSIA_INLINE void store_group<int64_t>(int64_t* out, U32 (&word)[4]) {
+  transpose_quarters(word);
+  for (int i = 0; i < 4; ++i) {
+    for (int64_t lane = 0; lane < lanes<float>; ++lane) out[i * lanes<float> + lane] = word[i][lane];
+  }
+}
+
+// out[j] = what place x + j of a row holds, for j < n, with T as above. x is the signed coordinate along the
+// last axis; x + n - 1 is one, too.
 template <class T>
 INTARSIA_INLINE void noise_run(T* out, const NoiseRow& row, int64_t x, int64_t n) {
-  const RowStart start(row);
+  const RowStart<uint64_t> start(row.key, row.channel, row.x0, row.x1);
   const int64_t skip = x & 3;
   uint32_t block = static_cast<uint32_t>(x >> 2);
   int64_t done = 0;
+  U32 word[4];
   alignas(INTARSIA_VECTOR_BYTES) T group[kGroup];
   if (skip) {
-    noise_group(group, start, block);
+    group_words(start, block, word);
+    store_group(group, word);
     done = kGroup - skip < n ? kGroup - skip : n;
     memcpy(out, group + skip, done * sizeof(T));
     block += kGroup / 4;
   }
-  for (; n - done >= kGroup; done += kGroup, block += kGroup / 4) noise_group(out + done, start, block);
+  for (; n - done >= kGroup; done += kGroup, block += kGroup / 4) {
+    group_words(start, block, word);
+    store_group(out + done, word);
+  }
   if (done < n) {
-    noise_group(group, start, block);
+    group_words(start, block, word);
+    store_group(group, word);
     memcpy(out + done, group, (n - done) * sizeof(T));
   }
 }

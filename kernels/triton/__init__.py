@@ -6,7 +6,15 @@ Every function writes into its first argument, trusts its caller's checks and ta
 
 from .extract_patches import extract_patches
 from .gaussian_weights import gaussian_weights
+from .noise import canvas_noise
 from .rope import rope
 from .scatter_average import scatter_average, weight_total
 
-__all__ = ["extract_patches", "gaussian_weights", "rope", "scatter_average", "weight_total"]
+__all__ = [
+    "canvas_noise",
+    "extract_patches",
+    "gaussian_weights",
+    "rope",
+    "scatter_average",
+    "weight_total",
+]

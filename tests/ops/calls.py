@@ -158,4 +158,20 @@ ROPE = Call(
     ("batch", "heads", "tokens"),
     ("q", (0, 1, 2)),
 )
-CALLS = (*REGIONS, ROPE)
+NOISE = Call(
+    "canvas_noise",
+    ops.canvas_noise,
+    lambda dtype, batch, channels, width: {
+        "seed": list(range(batch)),
+        "stream": (1, 2),
+        "offset": (-3, 5),
+        "size": (7, width),
+        "channels": channels,
+        "dtype": dtype,
+        "device": "cpu",
+    },
+    {"batch": 2, "channels": 3, "width": 9},
+    {"batch": 2, "channels": 3, "width": 3000},
+    ("batch", "channels", "width"),
+)
+CALLS = (*REGIONS, ROPE, NOISE)

@@ -3,6 +3,7 @@
 
 from intarsia.ops._backend import backends, reason, use_backend
 from intarsia.ops._check import CoverageError
+from intarsia.ops.canvas_noise import canvas_noise
 from intarsia.ops.extract_patches import extract_patches
 from intarsia.ops.gaussian_weights import gaussian_weights
 from intarsia.ops.rope import rope
@@ -13,6 +14,7 @@ from intarsia.ops.weight_total import weight_total
 __all__ = [
     "CoverageError",
     "backends",
+    "canvas_noise",
     "extract_patches",
     "gaussian_weights",
     "reason",

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which backend serves which device.
 
-A backend is a module with the functions `extract_patches`, `scatter_average`, `weight_total` and
-`gaussian_weights`, destination first. The environment variable INTARSIA_BACKEND (read at the first call) or
-`use_backend` forces one. INTARSIA_REQUIRE=cpu makes a missing backend an ImportError instead of a fallback.
+A backend is a module with the functions `extract_patches`, `scatter_average`, `weight_total`,
+`gaussian_weights` and `canvas_noise`, destination first. The environment variable INTARSIA_BACKEND (read at
+the first call) or `use_backend` forces one. INTARSIA_REQUIRE=cpu makes a missing backend an ImportError
+instead of a fallback.
 """
 
 from __future__ import annotations

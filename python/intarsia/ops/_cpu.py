@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,7 @@ DEVICES = ("cpu",)
 _extract, _scatter = _C.cpu.extract_patches, _C.cpu.scatter_average
 _total, _gaussian = _C.cpu.weight_total, _C.cpu.gaussian_weights
 _rope = _C.cpu.rope
+_noise, _integers = _C.cpu.canvas_noise, _C.cpu.canvas_integers
 build_plan = _C.cpu.build_plan
 
 
@@ -48,3 +51,13 @@ def gaussian_weights(out: Tensor, sigma_fraction: float) -> None:
 def rope(out: list[Tensor], x: list[Tensor], table: Tensor, interleaved: bool, inverse: bool) -> None:
     """Out from x, each [B, H, T, D], turned by table [T, 2, D/2] or [B, T, 2, D/2]."""
     _rope(out, x, table, interleaved, inverse, torch.get_num_threads())
+
+
+def canvas_noise(out: Tensor, seed: Sequence[int], purpose: int, step: int, offset: Sequence[int]) -> None:
+    """Out [B, C, *S], the noise of a box of places, with one seed per sample."""
+    _noise(out, seed, purpose, step, offset, torch.get_num_threads())
+
+
+def canvas_integers(out: Tensor, seed: Sequence[int], purpose: int, step: int, offset: Sequence[int]) -> None:
+    """Out [B, C, *S] int64, the 32-bit integers that the noise is made of."""
+    _integers(out, seed, purpose, step, offset, torch.get_num_threads())

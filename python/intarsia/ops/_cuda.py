@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -24,6 +25,7 @@ if not torch.cuda.is_available():
 _extract, _scatter = _C.cuda.extract_patches, _C.cuda.scatter_average
 _total, _gaussian = _C.cuda.weight_total, _C.cuda.gaussian_weights
 _rope = _C.cuda.rope
+_noise, _integers = _C.cuda.canvas_noise, _C.cuda.canvas_integers
 
 
 def _guard(out: Tensor) -> AbstractContextManager[Any]:
@@ -70,3 +72,15 @@ def rope(out: list[Tensor], x: list[Tensor], table: Tensor, interleaved: bool, i
     """Out from x, each [B, H, T, D], turned by table [T, 2, D/2] or [B, T, 2, D/2]."""
     with _guard(table):
         _rope(out, x, table, interleaved, inverse, _stream(table))
+
+
+def canvas_noise(out: Tensor, seed: Sequence[int], purpose: int, step: int, offset: Sequence[int]) -> None:
+    """Out [B, C, *S], the noise of a box of places, with one seed per sample."""
+    with _guard(out):
+        _noise(out, seed, purpose, step, offset, _stream(out))
+
+
+def canvas_integers(out: Tensor, seed: Sequence[int], purpose: int, step: int, offset: Sequence[int]) -> None:
+    """Out [B, C, *S] int64, the 32-bit integers that the noise is made of."""
+    with _guard(out):
+        _integers(out, seed, purpose, step, offset, _stream(out))

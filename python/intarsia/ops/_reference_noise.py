@@ -131,7 +131,8 @@ def box_muller(a: Tensor, b: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor
         logarithm = (s + s) * _polynomial(s * s, SERIES[0])
         squared = halvings * TWO_LOG_2 - (logarithm + logarithm)
         sine, cosine = y * _polynomial(y * y, SERIES[1]), _polynomial(y * y, SERIES[2])
-    radius = squared.sqrt()
+    # PyTorch's own float32 root is not always the nearest number; the float64 one, rounded, is.
+    radius = squared.double().sqrt().to(dtype)
     radius = torch.where(b >> 31 != 0, -radius, radius)
     swap = b & 0x40000000 != 0
     return radius * torch.where(swap, sine, cosine), radius * torch.where(swap, cosine, sine)

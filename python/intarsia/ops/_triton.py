@@ -4,12 +4,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
+from intarsia import _triton
 from intarsia._triton import extract_patches, gaussian_weights, rope, scatter_average, weight_total
+from intarsia.ops._reference_noise import noise_key
 
-__all__ = ["DEVICES", "extract_patches", "gaussian_weights", "rope", "scatter_average", "weight_total"]
+__all__ = [
+    "DEVICES",
+    "canvas_integers",
+    "canvas_noise",
+    "extract_patches",
+    "gaussian_weights",
+    "rope",
+    "scatter_average",
+    "weight_total",
+]
 
 # Triton decides when it is imported whether it compiles or interprets.
 _interpreted = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
@@ -17,3 +30,11 @@ DEVICES = ("cpu", "cuda") if _interpreted else ("cuda",)
 
 if not _interpreted and not torch.cuda.is_available():
     raise ImportError("PyTorch sees no GPU, and TRITON_INTERPRET=1 was not set before Triton loaded")
+
+
+def canvas_noise(out: Tensor, seed: Sequence[int], purpose: int, step: int, offset: Sequence[int]) -> None:
+    """Out [B, C, *S], the noise of a box of places, with one seed per sample."""
+    _triton.canvas_noise(out, [noise_key(number, purpose, step) for number in seed], offset)
+
+
+canvas_integers = canvas_noise  # int64 takes the integers

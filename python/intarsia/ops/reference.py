@@ -15,9 +15,18 @@ from torch import Tensor
 
 from intarsia.ops._check import compute_dtype, fail
 from intarsia.ops._plan import Plan
+from intarsia.ops._reference_noise import canvas_integers, canvas_noise
 from intarsia.ops._reference_rope import rope
 
-__all__ = ["extract_patches", "gaussian_weights", "rope", "scatter_average", "weight_total"]
+__all__ = [
+    "canvas_integers",
+    "canvas_noise",
+    "extract_patches",
+    "gaussian_weights",
+    "rope",
+    "scatter_average",
+    "weight_total",
+]
 
 ALL = slice(None)
 Slices = tuple[slice, ...]

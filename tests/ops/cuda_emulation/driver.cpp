@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The CUDA kernels as a plain library. A plan travels as 64-bit words: ndim, regions, then per axis canvas,
 // patch, wrap, cells, edges and axis_cell, then offsets, cell_start and cell_region.
+#include "entry.h"
 #include "extract_patches.cu"
 #include "gaussian_weights.cu"
 #include "scatter_average.cu"
@@ -43,36 +44,9 @@ intarsia::WeightView weights(const void* const* factors, int dtype, int64_t wind
   return weight;
 }
 
-void* const kStream = &emulation::buffers;
-
-const char* complaint(const intarsia::Status& status) {
-  if (status.code != intarsia::Status::ok) return status.detail;
-  return emulation::faults == 0 ? nullptr : "a load missed every buffer or its alignment";
-}
-
 }  // namespace
 
 extern "C" {
-
-void start(const int64_t* begins, const int64_t* sizes, int count, unsigned most_blocks) {
-  emulation::buffers.clear();
-  for (int i = 0; i < count; ++i) {
-    emulation::buffers.emplace_back(static_cast<uintptr_t>(begins[i]),
-                                    static_cast<uintptr_t>(begins[i] + sizes[i]));
-  }
-  emulation::most_blocks = most_blocks;
-  emulation::launches = emulation::faults = emulation::device = 0;
-  emulation::device_seen = -1;
-}
-int launches() {
-  return emulation::launches;
-}
-int device_seen() {
-  return emulation::device_seen;
-}
-int device_after() {
-  return emulation::device;
-}
 
 const char* extract(void* out, int out_dtype, const void* canvas, int in_dtype, int64_t batch,
                     int64_t channels, const int64_t* plan, const void* scale) {
