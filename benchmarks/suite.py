@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
@@ -224,12 +225,14 @@ def generator(device: torch.device, seed: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(seed)
 
 
-def public_op(name: str) -> Callable[..., Any]:
-    """Return a function of `intarsia.ops`; raise Missing where this version has none of that name."""
+def public_op(name: str, *arguments: str) -> Callable[..., Any]:
+    """Return a function of `intarsia.ops`; raise Missing where it, or one of `arguments`, is not there."""
     ops = importlib.import_module("intarsia.ops")
     if not hasattr(ops, name):
         raise Missing(f"intarsia.ops has no {name}")
     found: Callable[..., Any] = getattr(ops, name)
+    if lacking := set(arguments) - set(inspect.signature(found).parameters):
+        raise Missing(f"intarsia.ops.{name} has no {', '.join(sorted(lacking))}")
     return found
 
 

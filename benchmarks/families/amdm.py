@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """AMDM's aggregation: fold the states of K models on the sphere, then step towards each model's own mean.
 
-m = slerp(..slerp(x_1, x_2; w_1).., x_K; w_{K-1}), norms interpolated geometrically;
+m = slerp(x_K, .. slerp(x_2, x_1; w_1) ..; w_{K-1}), norms interpolated geometrically; w = 1 keeps the fold;
 y_k = m - min(eta, |m - mu_k|) (m - mu_k) / |m - mu_k|. Angles and norms are those of each sample.
 """
 
@@ -37,12 +37,13 @@ class Case(suite.Case):
         common = values(shape[1:], torch.float32, device, seed=1)
         states = (0.8 * common + 0.6 * values(shape, torch.float32, device)).to(kind)
         means = (states.float() + 0.05 * values(shape, torch.float32, device, seed=2)).to(kind)
-        return Problem(self, kind, device, states, means, WEIGHTS[: self.models - 1])
+        shares = [1 - w for w in WEIGHTS[: self.models - 1]]
+        return Problem(self, kind, device, states, means, shares)
 
 
 @dataclass
 class Problem(suite.Problem):
-    """One case made concrete."""
+    """One case made concrete; `weights` are the shares of each state that joins the fold."""
 
     case: Case
     states: Tensor
@@ -78,8 +79,8 @@ class Problem(suite.Problem):
     def ours(self, out: Out) -> Call:
         """Return the public op."""
         aggregate, states, means = public_op("spherical_aggregate"), self.states, self.means
-        weights, keep = self.weights, {} if out is None else {"out": out}
-        return lambda: aggregate(states, means, weights, ETA, **keep)
+        weights = WEIGHTS[: self.case.models - 1]
+        return lambda: aggregate(states, means, weights, ETA, out=out)
 
     def peers(self) -> Sequence[Peer]:
         """Return the formulations of torch."""

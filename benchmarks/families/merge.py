@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks import suite
 from benchmarks.families.regions import cases as regions
 from benchmarks.families.regions import truth
-from benchmarks.suite import Call, Missing, Out, Peer, Target, both, public_op, values
+from benchmarks.suite import Call, Out, Peer, Target, both, public_op, values
 
 __all__ = ["CASES", "Case", "Problem"]
 
@@ -104,8 +104,12 @@ class Problem(suite.Problem):
 
 
 def _ours(problem: Problem, out: Out) -> Call:
-    public_op("scatter_average")
-    raise Missing("intarsia.ops.scatter_average merges one answer a region")
+    scatter_average = public_op("scatter_average", "guidance", "x", "noise")
+    patches, offsets, weight, size = problem.patches, problem.offsets, problem.factors, problem.case.grid.size
+    scale, x, noise = problem.scale, problem.x, problem.noise
+    return lambda: scatter_average(
+        patches, offsets=offsets, weight=weight, size=size, guidance=scale, x=x, noise=noise, out=out, **STEP
+    )
 
 
 def _chain(problem: Problem, out: Out) -> Call:

@@ -101,11 +101,12 @@ class Problem(suite.Problem):
         return count, count
 
     def ours(self, out: Out) -> Call:
-        """Return the public op."""
-        rope, q, k, positions = public_op("rope"), self.q, self.k, self.positions
-        if out is None:
-            return lambda: rope(q, k, positions)
-        return lambda: rope(q, k, positions, out=out)
+        """Return the public op with a table that is kept, as everyone keeps theirs."""
+        rope, q, k = public_op("rope"), self.q, self.k
+        table = public_op("rope_table")(self.positions, WIDTH, theta=BASE)
+        if self.case.form == "inplace":
+            return lambda: rope(q, k, table=table, inplace=True)
+        return lambda: rope(q, k, table=table, out=out)
 
     def peers(self) -> Sequence[Peer]:
         """Return the formulations of torch, and the kernels of others on a GPU."""

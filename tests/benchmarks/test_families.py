@@ -80,6 +80,21 @@ def test_every_peer_agrees_with_the_truth(case: Case, dtype: str) -> None:
     assert seen or not DIFFUSERS
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("case", TINY, ids=lambda case: case.name)
+def test_ours_agrees_with_the_truth(case: Case, dtype: str) -> None:
+    if dtype == "bfloat16" and (case in E2E or case in RNG or case in HMC):
+        pytest.skip("this family is in float32")
+    problem = case.problem(dtype, CPU)
+    for form in _forms(case):
+        out = _out(problem, form)
+        try:
+            call = problem.ours(out)
+        except suite.Missing as reason:
+            pytest.skip(str(reason))
+        assert measure.check("intarsia", call, problem, out, form) is not None
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.skipif("INTARSIA_COMPILED_PEERS" not in os.environ, reason="compiles for a minute")

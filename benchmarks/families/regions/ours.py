@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,11 @@ def _extract_cfg(problem: Problem, out: Tensor | None) -> Callable[[], object]:
     from intarsia.ops import extract_patches
 
     canvas, offsets, size = problem.canvas, problem.offsets, problem.case.patch
+    if "copies" in inspect.signature(extract_patches).parameters:
+        one = torch.full((1,), problem.scale, device=problem.device)
+        kind, target = problem.out_dtype, None if out is None else out.unsqueeze(0)
+        options = {"dtype": kind} if out is None else {"out": target}
+        return lambda: extract_patches(canvas, offsets=offsets, size=size, scale=one, copies=2, **options)[0]
     scale, pair = torch.full((2,), problem.scale, device=problem.device), (2, *canvas.shape[1:])
     dtype = problem.out_dtype if out is None else None
     return lambda: extract_patches(
