@@ -147,6 +147,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Sequence[Tensor]) -> None:
     _, table, interleaved, inverse = inputs
     if table.requires_grad:
         fail(NAME, "table", "not require grad", "one that does", "Detach it: gradients flow to q and k only.")
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(table)
     ctx.turn = (interleaved, not inverse)
     ctx.backend = _backend.forced_here()
