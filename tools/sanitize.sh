@@ -13,9 +13,11 @@ cd "$(dirname "$0")/.."
 cases=${1:-300} python=${PYTHON:-python3} folder=$PWD/build/sanitize
 case $cases in '' | *[!0-9]*) sed -n '3,10s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;; esac
 
+mkdir -p "$folder"
 cmake -S . -B "$folder" -DINTARSIA_SANITIZE=ON -DINTARSIA_CUDA=OFF -DCMAKE_BUILD_TYPE=None \
   -DPython_EXECUTABLE="$("$python" -c 'import sys; print(sys.executable)')" \
-  -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" >"$folder.log" 2>&1 || { tail -n 20 "$folder.log" && exit 1; }
+  -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" >"$folder/configure.log" 2>&1 ||
+  { tail -n 20 "$folder/configure.log" && exit 1; }
 cmake --build "$folder" --parallel "${JOBS:-2}"
 
 # A package of its own around the module, so that the usual one stays as it is.
