@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from enum import IntEnum
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -27,8 +28,10 @@ __all__ = [
     "Denoiser",
     "Generators",
     "Info",
+    "NoiseSource",
     "NonFiniteError",
     "PerCanvas",
+    "Purpose",
     "Sampler",
     "State",
     "StopSampling",
@@ -48,8 +51,38 @@ __all__ = [
     "sizes_of",
 ]
 
-Generators: TypeAlias = torch.Generator | list[torch.Generator] | tuple[torch.Generator, ...] | None
-"""One generator for the whole batch, or one for each sample of it."""
+
+class Purpose(IntEnum):
+    """What canvas noise is drawn for: the first half of a stream; the second is the step.
+
+    Purposes fill eight bits. A stream of several draws in one step counts them in the bits above.
+
+    Attributes:
+        INITIAL: the state that a run starts from.
+        SOLVER: fresh noise of a solver: ancestral, churn.
+        CORRECTOR: momenta and Langevin noise of a corrector.
+        GUIDE: noise that a callback or a condition brings in.
+    """
+
+    INITIAL = 0
+    SOLVER = 1
+    CORRECTOR = 2
+    GUIDE = 3
+
+
+@runtime_checkable
+class NoiseSource(Protocol):
+    """Something else than a generator that a sampler can draw from."""
+
+    def normal_like(self, x: Tensor, /) -> Tensor:
+        """Return standard normal noise [B, C, *S] in the shape, dtype and device of the canvas `x`."""
+        ...
+
+
+Generators: TypeAlias = (
+    torch.Generator | list[torch.Generator] | tuple[torch.Generator, ...] | NoiseSource | None
+)
+"""One generator for the whole batch, one for each sample of it, or another source of noise."""
 
 
 @runtime_checkable

@@ -1,9 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Samplers say when: solvers step between noise levels, and one loop drives them all."""
 
+from intarsia.samplers._noise import normal_like
+from intarsia.samplers.canvas import CanvasNoise, initial
 from intarsia.samplers.dpmpp import DPMpp2M
 from intarsia.samplers.euler import DDIM, Euler, EulerAncestral
 from intarsia.samplers.heun import Heun
 from intarsia.samplers.loop import Callback, sample, trajectory
 
-__all__ = ["Callback", "DDIM", "DPMpp2M", "Euler", "EulerAncestral", "Heun", "sample", "trajectory"]
+__all__ = [
+    "Callback",
+    "CanvasNoise",
+    "DDIM",
+    "DPMpp2M",
+    "Euler",
+    "EulerAncestral",
+    "Heun",
+    "initial",
+    "normal_like",
+    "sample",
+    "trajectory",
+]

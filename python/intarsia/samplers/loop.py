@@ -18,14 +18,16 @@ from intarsia.samplers._check import (
     check_start,
     levels_of,
 )
-from intarsia.samplers._noise import check_generator
+from intarsia.samplers._noise import check_source, source_of
 from intarsia.samplers._progress import progress_bar
+from intarsia.samplers.canvas import CanvasNoise
 from intarsia.types import (
     Cond,
     Denoiser,
     Generators,
     Info,
     NonFiniteError,
+    Purpose,
     Sampler,
     State,
     StopSampling,
@@ -47,6 +49,9 @@ def sample(
     *,
     cond: Cond = None,
     generator: Generators = None,
+    noise: Literal["generator", "canvas"] = "generator",
+    seed: int | Sequence[int] | None = None,
+    offset: Sequence[int] | None = None,
     corrector: Sampler | None = None,
     callback: Callback | Sequence[Callback] | None = None,
     progress: bool | None = None,
@@ -61,6 +66,9 @@ def sample(
         solver: such as `Heun()`.
         cond: condition tree; tensors have a leading axis of B or 1, and reach the denoiser with B.
         generator: of all noise that the run draws: one, or one for each sample. None is torch's own.
+        noise: "generator" draws from it; "canvas" has noise that belongs to places, and takes no generator.
+        seed: of canvas noise, one 64-bit integer for each sample, or one alone for a batch of one.
+        offset: of canvas noise, the signed coordinates of the canvas's first element; None is the origin.
         corrector: a sampler that stays at its level, run after each step at the level reached, never at 0.
         callback: called after each step, or several of them, in order, each seeing what the last one left.
         progress: True shows a bar on stderr, False none, None one where stderr is a terminal.
@@ -77,6 +85,8 @@ def sample(
     Note:
         One solver state and one noise draw for the whole canvas, whatever the denoiser is made of. Same seed,
         same result. Runs without autograd; a denoiser that needs gradients turns them on for itself.
+        Canvas noise is a function of seed, step, channel and coordinates: a sample of a batch, a crop, an
+        extended canvas and a resumed run have that of the whole. Start such a run from `initial`.
         "raise" costs a sum per step on the CPU and one synchronisation per step on an accelerator.
         With a callback the denoiser's estimate is kept for `info.denoised`, so a fused `affine` is not used.
 
@@ -90,8 +100,9 @@ def sample(
         >>> samplers.sample(D, x, sigmas, samplers.Heun(), generator=g).std().round(decimals=1)
         tensor(1.)
     """
+    source = source_of("sample", generator, noise, seed, offset)
     run = _prepare(
-        "sample", denoiser, x, sigmas, solver, cond, generator, corrector, callback, progress, on_nonfinite
+        "sample", denoiser, x, sigmas, solver, cond, source, corrector, callback, progress, on_nonfinite
     )
     run = replace(run, keep_denoised=bool(run.callbacks))
     state = run.state
@@ -109,6 +120,9 @@ def trajectory(
     *,
     cond: Cond = None,
     generator: Generators = None,
+    noise: Literal["generator", "canvas"] = "generator",
+    seed: int | Sequence[int] | None = None,
+    offset: Sequence[int] | None = None,
     corrector: Sampler | None = None,
     callback: Callback | Sequence[Callback] | None = None,
     progress: bool | None = False,
@@ -123,6 +137,9 @@ def trajectory(
         solver: as for `sample`.
         cond: as for `sample`.
         generator: as for `sample`. To resume a stochastic run bit for bit, hand over the same generator.
+        noise: as for `sample`. Canvas noise knows the step, and needs nothing but the seed to be resumed.
+        seed: as for `sample`.
+        offset: as for `sample`.
         corrector: as for `sample`.
         callback: as for `sample`.
         progress: as for `sample`.
@@ -152,8 +169,9 @@ def trajectory(
         [2, 3]
     """
     name = "trajectory"
+    source = source_of(name, generator, noise, seed, offset)
     run = _prepare(
-        name, denoiser, x, sigmas, solver, cond, generator, corrector, callback, progress, on_nonfinite
+        name, denoiser, x, sigmas, solver, cond, source, corrector, callback, progress, on_nonfinite
     )
     return run.states()
 
@@ -180,7 +198,7 @@ class _Run:
     sigmas: list[float]
     solver: Sampler
     cond: Cond
-    generator: Generators
+    source: Generators | CanvasNoise
     corrector: Sampler | None
     callbacks: tuple[Callback, ...]
     progress: bool | None
@@ -221,11 +239,15 @@ class _Run:
         if self.check:
             check_finite(state.x, step, self.sigmas[step + 1])
 
+    def _noise(self, purpose: Purpose, step: int) -> Generators:
+        return self.source.at(purpose, step) if isinstance(self.source, CanvasNoise) else self.source
+
     @torch.no_grad()
     def _step(self, state: State, sigma: float, sigma_next: float) -> tuple[State, Info]:
         tap = _Tap(self.denoiser) if self.keep_denoised else None
+        step = state.step
         state, info = self.solver.step(
-            tap or self.denoiser, state, sigma, sigma_next, self.cond, self.generator
+            tap or self.denoiser, state, sigma, sigma_next, self.cond, self._noise(Purpose.SOLVER, step)
         )
         if tap is not None and info.denoised is None:
             info = replace(info, denoised=tap.first)
@@ -234,7 +256,12 @@ class _Run:
                 self.corrector.init(state.x), sigma=sigma_next, step=state.step, num_steps=state.num_steps
             )
             corrected, about = self.corrector.step(
-                self.denoiser, level, sigma_next, sigma_next, self.cond, self.generator
+                self.denoiser,
+                level,
+                sigma_next,
+                sigma_next,
+                self.cond,
+                self._noise(Purpose.CORRECTOR, step),
             )
             state, info = replace(state, x=corrected.x), replace(info, corrector=about)
         return state, info
@@ -247,7 +274,7 @@ def _prepare(
     sigmas: Tensor | Sequence[float],
     solver: Sampler,
     cond: Cond,
-    generator: Generators,
+    source: Generators | CanvasNoise,
     corrector: Sampler | None,
     callback: Callback | Sequence[Callback] | None,
     progress: bool | None,
@@ -262,7 +289,7 @@ def _prepare(
     if corrector is not None:
         check_sampler(name, "corrector", corrector)
     state = check_start(name, x, levels, solver, check=on_nonfinite == "raise")
-    check_generator(name, generator, state.x)
+    check_source(name, source, state.x)
     check_cond(name, cond, state.x.shape[0])
     callbacks = (callback,) if callable(callback) else tuple(callback or ())
     return _Run(
@@ -271,7 +298,7 @@ def _prepare(
         levels,
         solver,
         broadcast_cond(cond, state.x.shape[0]),
-        generator,
+        source,
         corrector,
         callbacks,
         progress,
