@@ -1,81 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Plans, and the functions between a canvas and its patches.
-#include <pybind11/stl.h>
-
-#include <memory>
+// The functions between a canvas and its patches.
+#include <algorithm>
+#include <initializer_list>
 #include <string>
-#include <vector>
 
-#include "bind.h"
-#include "common/plan.h"
+#include "plan_handle.h"
 
 using namespace intarsia;
 
 namespace {
-
-// A plan's list for Python: the buffer protocol over memory that the plan keeps.
-struct Array {
-  std::shared_ptr<Plan> owner;
-  const void* data;
-  int64_t size;
-  int item;
-};
-
-template <class X>
-Array array(const std::shared_ptr<Plan>& owner, const std::vector<X>& list) {
-  return {owner, list.data(), static_cast<int64_t>(list.size()), static_cast<int>(sizeof(X))};
-}
-
-// What a kernel call takes: a plan built here, or the same lists on another device.
-struct PlanHandle {
-  std::shared_ptr<Plan> plan;
-  PlanView elsewhere;
-  std::vector<py::object> kept;
-
-  const PlanView& regions() const { return kept.empty() ? plan->regions_only() : elsewhere; }
-  const PlanView& rows(const char* function) const {
-    if (!kept.empty()) refuse(function, "plan", "be on the CPU", "one of another device");
-    return plan->rows();
-  }
-  const PlanView& cells() const { return kept.empty() ? plan->cells() : elsewhere; }
-};
-
-std::shared_ptr<PlanHandle> build_plan(py::handle offsets, std::vector<int64_t> canvas,
-                                       std::vector<int64_t> patch, std::vector<bool> wrap) {
-  const Borrowed given = borrow(offsets, "build_plan", "offsets", Device::cpu);
-  if (!given.is_int64 || given.rank != 2 || given.shape[1] != static_cast<int64_t>(canvas.size())) {
-    refuse("build_plan", "offsets", "be int64 [R, " + std::to_string(canvas.size()) + "]", words(given));
-  }
-  auto handle = std::make_shared<PlanHandle>();
-  handle->plan = std::make_shared<Plan>(static_cast<const int64_t*>(given.data), given.shape[0],
-                                        std::move(canvas), std::move(patch), std::move(wrap));
-  return handle;
-}
-
-// The same plan over copies of its lists on a CUDA device; the handle keeps them alive.
-std::shared_ptr<PlanHandle> plan_on_device(const PlanHandle& host, py::object offsets, py::object order,
-                                           py::sequence edges, py::sequence axis_cell, py::object cell_start,
-                                           py::object cell_region) {
-  auto handle = std::make_shared<PlanHandle>();
-  handle->plan = host.plan;
-  handle->elsewhere = host.cells();
-  PlanView& view = handle->elsewhere;
-  const auto address = [&](py::object tensor) {
-    handle->kept.push_back(tensor);
-    return PyLong_AsVoidPtr(tensor.attr("data_ptr")().ptr());
-  };
-  view.offsets = static_cast<const int64_t*>(address(offsets));
-  view.order = static_cast<const int64_t*>(address(order));
-  for (int i = 0; i < view.ndim; ++i) {
-    const int axis = kMaxDims - view.ndim + i;
-    view.edges[axis] = static_cast<const int64_t*>(address(edges[i]));
-    view.axis_cell[axis] = static_cast<const int32_t*>(address(axis_cell[i]));
-  }
-  view.cell_start = static_cast<const int64_t*>(address(cell_start));
-  view.cell_region = static_cast<const int32_t*>(address(cell_region));
-  view.row_start = nullptr, view.row_region = nullptr, view.bands = nullptr, view.num_bands = 0;
-  return handle;
-}
 
 WeightView weight_view(py::tuple weight, py::handle coefficient, DType dtype, const PlanView& plan,
                        const char* function, Device device) {
@@ -116,17 +49,22 @@ WeightView weight_view(py::tuple weight, py::handle coefficient, DType dtype, co
   return view;
 }
 
-// Patches [B, R, C, *s] and the canvas [B, C, *S] they belong to.
-void check_pair(const Borrowed& patches, const Borrowed& canvas, const PlanView& plan, const char* function) {
+// Patches [B, R, C, *s], or [B, K, R, C, *s], and the canvas [B, C, *S] they belong to; returns K.
+int64_t check_pair(const Borrowed& patches, const Borrowed& canvas, const PlanView& plan,
+                   const char* function) {
   const int n = plan.ndim;
   if (canvas.is_int64 || patches.is_int64) refuse(function, "tensors", "be floating point", "int64");
   if (canvas.rank != n + 2 || !canvas.ends_with(plan.canvas, n)) {
     refuse(function, "canvas", "be [B, C, *" + words(plan.canvas + kMaxDims - n, n) + "]", words(canvas));
   }
-  if (patches.rank != n + 3 || !patches.ends_with(plan.patch, n) || patches.shape[0] != canvas.shape[0] ||
-      patches.shape[1] != plan.regions || patches.shape[2] != canvas.shape[1]) {
-    refuse(function, "patches", "be [B, R, C, *size] for a canvas " + words(canvas), words(patches));
+  const int extra = patches.rank == n + 4 ? 1 : 0;
+  if (patches.rank != n + 3 + extra || !patches.ends_with(plan.patch, n) ||
+      patches.shape[0] != canvas.shape[0] || patches.shape[1 + extra] != plan.regions ||
+      patches.shape[2 + extra] != canvas.shape[1]) {
+    refuse(function, "patches", "be [B, R, C, *size] or [B, K, R, C, *size] for a canvas " + words(canvas),
+           words(patches));
   }
+  return extra ? patches.shape[1] : 1;
 }
 
 // `how` is a thread count on the CPU and a stream's address on a CUDA device: the twins differ in nothing
@@ -137,7 +75,7 @@ void extract_patches(py::handle out, py::handle canvas, const PlanHandle& plan, 
   const char* name = "extract_patches";
   const Borrowed to = borrow(out, name, "out", device), from = borrow(canvas, name, "canvas", device);
   const PlanView& view = plan.regions();
-  check_pair(to, from, view, name);
+  const int64_t copies = check_pair(to, from, view, name);
   const void* factors = nullptr;
   if (!scale.is_none()) {
     const Borrowed t = borrow(scale, name, "scale", device);
@@ -152,38 +90,82 @@ void extract_patches(py::handle out, py::handle canvas, const PlanHandle& plan, 
     const py::gil_scoped_release unlocked;
     if constexpr (device == Device::cpu) {
       status = cpu::extract_patches(to.data, to.dtype, from.data, from.dtype, from.shape[0], from.shape[1],
-                                    view, factors, static_cast<int>(how));
+                                    view, factors, copies, static_cast<int>(how));
     }
 #if defined(INTARSIA_WITH_CUDA)
     if constexpr (device == Device::cuda) {
       status = cuda::extract_patches(to.data, to.dtype, from.data, from.dtype, from.shape[0], from.shape[1],
-                                     view, factors, reinterpret_cast<void*>(how));
+                                     view, factors, copies, reinterpret_cast<void*>(how));
     }
 #endif
   }
   report(status, name, view);
 }
 
+// (guidance [K - 1, R], x, noise, a, b, c, a_each [B], b_each [B]): tensors or None, but for the numbers a, b
+// and c.
+Fusion fusion_of(py::handle given, int64_t terms, const Borrowed& out, DType sums, const PlanView& plan,
+                 const char* function, Device device) {
+  Fusion fusion;
+  fusion.terms = terms;
+  if (given.is_none()) {
+    if (terms > 1) refuse(function, "guidance", "be given for patches [B, K, R, C, *size]", "None");
+    return fusion;
+  }
+  const py::tuple parts = py::reinterpret_borrow<py::tuple>(given);
+  const auto take = [&](int i, const char* argument, DType dtype, std::initializer_list<int64_t> shape) {
+    const py::handle tensor = parts[i];
+    if (tensor.is_none()) return static_cast<const void*>(nullptr);
+    const Borrowed t = borrow(tensor, function, argument, device);
+    bool fits = !t.is_int64 && t.dtype == dtype && t.rank == static_cast<int>(shape.size());
+    if (fits) fits = std::equal(shape.begin(), shape.end(), t.shape);
+    if (!fits) {
+      refuse(function, argument, "have the dtype of the sums and shape " + words(shape.begin(), t.rank),
+             words(t));
+    }
+    return static_cast<const void*>(t.data);
+  };
+  const auto canvas = [&](int i, const char* argument) {
+    const py::handle tensor = parts[i];
+    if (tensor.is_none()) return static_cast<const void*>(nullptr);
+    const Borrowed t = borrow(tensor, function, argument, device);
+    if (t.is_int64 || t.dtype != out.dtype || t.rank != out.rank ||
+        !std::equal(t.shape, t.shape + t.rank, out.shape)) {
+      refuse(function, argument, "be a canvas like out, " + words(out), words(t));
+    }
+    return static_cast<const void*>(t.data);
+  };
+  if (terms > 1) {
+    fusion.guidance = take(0, "guidance", sums, {terms - 1, plan.regions});
+    if (!fusion.guidance) refuse(function, "guidance", "be given for patches [B, K, R, C, *size]", "None");
+  }
+  fusion.x = canvas(1, "x"), fusion.noise = canvas(2, "noise");
+  fusion.a = parts[3].cast<double>(), fusion.b = parts[4].cast<double>(), fusion.c = parts[5].cast<double>();
+  fusion.a_each = take(6, "a", sums, {out.shape[0]}), fusion.b_each = take(7, "b", sums, {out.shape[0]});
+  return fusion;
+}
+
 template <Device device>
 void scatter_average(py::handle out, py::handle patches, const PlanHandle& plan, py::tuple weight,
-                     bool normalize, py::handle coefficient, int64_t how) {
+                     bool normalize, py::handle coefficient, int64_t how, py::handle fusion) {
   const char* name = "scatter_average";
   const Borrowed to = borrow(out, name, "out", device), from = borrow(patches, name, "patches", device);
   const PlanView& view = device == Device::cpu ? plan.rows(name) : plan.cells();
-  check_pair(from, to, view, name);
+  const int64_t terms = check_pair(from, to, view, name);
   const DType dtype = from.dtype == DType::f64 ? DType::f64 : DType::f32;
   const WeightView weights = weight_view(weight, coefficient, dtype, view, name, device);
+  const Fusion fused = fusion_of(fusion, terms, to, dtype, view, name, device);
   Status status;
   {
     const py::gil_scoped_release unlocked;
     if constexpr (device == Device::cpu) {
       status = cpu::scatter_average(to.data, to.dtype, from.data, from.dtype, to.shape[0], to.shape[1], view,
-                                    weights, normalize, static_cast<int>(how));
+                                    weights, normalize, fused, static_cast<int>(how));
     }
 #if defined(INTARSIA_WITH_CUDA)
     if constexpr (device == Device::cuda) {
       status = cuda::scatter_average(to.data, to.dtype, from.data, from.dtype, to.shape[0], to.shape[1], view,
-                                     weights, normalize, reinterpret_cast<void*>(how));
+                                     weights, normalize, fused, reinterpret_cast<void*>(how));
     }
 #endif
   }
@@ -235,38 +217,20 @@ void gaussian_weights(py::handle out, double sigma_fraction, [[maybe_unused]] in
   report(status, name);
 }
 
-// One entry per axis of the canvas, without the leading ones a plan adds.
-template <class X>
-py::tuple per_axis(const std::shared_ptr<Plan>& plan, std::vector<X> (&lists)[kMaxDims]) {
-  const int n = plan->regions_only().ndim;
-  py::tuple result(n);
-  for (int i = 0; i < n; ++i) result[i] = py::cast(array(plan, lists[kMaxDims - n + i]));
-  return result;
-}
-
-py::object uncovered(const PlanHandle& handle) {
-  const auto [count, first] = handle.plan->uncovered();
-  const PlanView& view = handle.plan->regions_only();
-  py::tuple at(view.ndim);
-  int64_t rest = first;
-  for (int i = view.ndim - 1; i >= 0; --i) {
-    const int64_t size = view.canvas[kMaxDims - view.ndim + i];
-    at[i] = count ? rest % size : 0;
-    rest /= count ? size : 1;
-  }
-  return py::make_tuple(count, count ? py::object(at) : py::none());
-}
-
 }  // namespace
 
 template <Device device>
 void intarsia::bind_regions(py::module_ m, const char* how) {
   using namespace py::literals;
   m.def("extract_patches", &extract_patches<device>, "out"_a, "canvas"_a, "plan"_a, "scale"_a, py::arg(how),
-        "out [B, R, C, *s] = canvas [B, C, *S] under each region, times scale [B] or None.");
+        "out [B, R, C, *s], or [B, K, R, C, *s] with K copies, = canvas [B, C, *S] under each region, times "
+        "scale [B] or None.");
   m.def("scatter_average", &scatter_average<device>, "out"_a, "patches"_a, "plan"_a, "weight"_a,
-        "normalize"_a, "coefficient"_a, py::arg(how),
-        "out [B, C, *S] = weighted sum of patches [B, R, C, *s]; weight: (window [R|1, *s],) or n factors "
+        "normalize"_a, "coefficient"_a, py::arg(how), "fusion"_a = py::none(),
+        "out [B, C, *S] = weighted sum of patches [B, R, C, *s], or of K guided answers [B, K, R, C, *s]; "
+        "fusion: None "
+        "or (guidance [K - 1, R], x, noise, a, b, c, a_each [B], b_each [B]); weight: (window [R|1, *s],) or "
+        "n factors "
         "[s_i], "
         "float32 (float64 if patches are); coefficient [R] of that dtype or None.");
   m.def("weight_total", &weight_total<device>, "out"_a, "plan"_a, "weight"_a, "coefficient"_a, py::arg(how),
@@ -276,40 +240,3 @@ void intarsia::bind_regions(py::module_ m, const char* how) {
 }
 
 INTARSIA_BIND(bind_regions)
-
-void intarsia::bind_plan(py::module_ root, py::module_ on_cpu) {
-  using Handle = std::shared_ptr<PlanHandle>;
-  py::class_<Array>(root, "Array", py::buffer_protocol())
-      .def_buffer([](Array& a) {
-        return py::buffer_info(const_cast<void*>(a.data), a.item, a.item == 8 ? "q" : "i", 1, {a.size},
-                               {a.item});
-      })
-      .def("__len__", [](const Array& a) { return a.size; });
-  py::class_<PlanHandle, Handle>(root, "PlanHandle",
-                                 "Regions on a canvas; lists are buffers for torch.frombuffer.")
-      .def_property_readonly("offsets", [](const Handle& h) { return array(h->plan, h->plan->offsets); })
-      .def_property_readonly("order", [](const Handle& h) { return array(h->plan, h->plan->order); })
-      .def_property_readonly(
-          "edges", [](const Handle& h) { return h->plan->rows(), per_axis(h->plan, h->plan->edges); })
-      .def_property_readonly(
-          "axis_cell",
-          [](const Handle& h) { return h->plan->cells(), per_axis(h->plan, h->plan->axis_cell); })
-      .def_property_readonly(
-          "cell_start", [](const Handle& h) { return h->plan->cells(), array(h->plan, h->plan->cell_start); })
-      .def_property_readonly(
-          "cell_region",
-          [](const Handle& h) { return h->plan->cells(), array(h->plan, h->plan->cell_region); })
-      .def_property_readonly(
-          "uncovered", [](const Handle& h) { return uncovered(*h); },
-          "(number of elements no region covers, index of the first or None)")
-      .def(
-          "on_device",
-          [](const Handle& h, py::object offsets, py::object order, py::sequence edges,
-             py::sequence axis_cell, py::object cell_start, py::object cell_region) {
-            return plan_on_device(*h, offsets, order, edges, axis_cell, cell_start, cell_region);
-          },
-          "The same plan over copies of its lists on a CUDA device, which the handle keeps alive.");
-  on_cpu.def("build_plan", &build_plan, py::arg("offsets"), py::arg("canvas"), py::arg("patch"),
-             py::arg("wrap"),
-             "Checks offsets int64 [R, n] and returns a PlanHandle; its lists are computed when first read.");
-}

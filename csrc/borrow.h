@@ -94,7 +94,7 @@ inline Borrowed borrow(py::handle tensor, const char* function, const char* argu
   view.dtype = static_cast<DType>(i % 4);
   const py::object shape = owned(PyObject_GetAttr(t, names.shape));
   view.rank = static_cast<int>(PyTuple_GET_SIZE(shape.ptr()));
-  if (view.rank > kMaxRank) refuse(function, argument, "have at most 6 axes", py::str(shape));
+  if (view.rank > kMaxRank) refuse(function, argument, "have at most 7 axes", py::str(shape));
   for (int k = 0; k < view.rank; ++k) view.shape[k] = PyLong_AsLongLong(PyTuple_GET_ITEM(shape.ptr(), k));
   const py::object data = owned(PyObject_CallMethodNoArgs(t, names.data_ptr));
   view.data = PyLong_AsVoidPtr(data.ptr());

@@ -109,6 +109,22 @@ struct NoiseView {
   int64_t size[kMaxDims] = {1, 1, 1};    // S
 };
 
+// Several answers to every region, as guidance needs them, combined while they are merged; and a solver's
+// update of the canvas, made while the merged element is at hand. The default is neither.
+struct Fusion {
+  int64_t terms = 1;  // K; patches are [B, K, R, C, *s]
+  const void* guidance =
+      nullptr;  // [K - 1, R] in the weight's dtype: p = p_K + sum_k guidance[k,r] (p_k - p_K)
+
+  // out = a x + b D + c noise, D the merged canvas; x and noise are [B, C, *S] in out's dtype, apart from
+  // out.
+  const void* x = nullptr;      // null: out = D, and nothing below is looked at
+  const void* noise = nullptr;  // null: no third term
+  double a = 0, b = 1, c = 0;
+  const void* a_each = nullptr;  // [B] in the weight's dtype, another factor of a for each sample; null: 1
+  const void* b_each = nullptr;  // likewise for b
+};
+
 // What a kernel found wrong; `where` is an index whose meaning depends on the code.
 struct Status {
   enum Code : int32_t {
@@ -126,16 +142,17 @@ struct Status {
 
 namespace cpu {
 
-// out[b,r,c,j] = cast(canvas[b,c,offset_r + j] * scale[b]). scale is f32, f64 when the canvas is; null = 1.
-Status extract_patches(void* out /* [B,R,C,*s] */, DType out_dtype, const void* canvas /* [B,C,*S] */,
+// out[b,k,r,c,j] = cast(canvas[b,c,offset_r + j] * scale[b]) for each of the copies k. scale is f32, f64 when
+// the canvas is; null = 1.
+Status extract_patches(void* out /* [B,K,R,C,*s] */, DType out_dtype, const void* canvas /* [B,C,*S] */,
                        DType in_dtype, int64_t batch, int64_t channels, const PlanView& plan,
-                       const void* scale /* [B] or null */, int threads);
+                       const void* scale /* [B] or null */, int64_t copies /* K */, int threads);
 
 // out[b,c,x] = sum_r w_r(x - offset_r) patches[b,r,c,x - offset_r], divided by sum_r w_r under normalize.
 // Sums run in the plan's order in f32 (f64 for f64 patches): equal bit for bit for any threads and batch.
 Status scatter_average(void* out /* [B,C,*S] */, DType out_dtype, const void* patches /* [B,R,C,*s] */,
                        DType in_dtype, int64_t batch, int64_t channels, const PlanView& plan,
-                       const WeightView& weight, bool normalize, int threads);
+                       const WeightView& weight, bool normalize, const Fusion& fusion, int threads);
 
 // out[x] = sum_r w_r(x - offset_r), in the weight's dtype.
 Status weight_total(void* out /* [*S] */, DType out_dtype, const PlanView& plan, const WeightView& weight,
@@ -173,10 +190,11 @@ namespace cuda {
 // Nothing waits for the device, so bad weights cannot be reported: where a total is not positive the result
 // is NaN.
 Status extract_patches(void* out, DType out_dtype, const void* canvas, DType in_dtype, int64_t batch,
-                       int64_t channels, const PlanView& plan, const void* scale, void* stream);
+                       int64_t channels, const PlanView& plan, const void* scale, int64_t copies,
+                       void* stream);
 Status scatter_average(void* out, DType out_dtype, const void* patches, DType in_dtype, int64_t batch,
                        int64_t channels, const PlanView& plan, const WeightView& weight, bool normalize,
-                       void* stream);
+                       const Fusion& fusion, void* stream);
 Status weight_total(void* out, DType out_dtype, const PlanView& plan, const WeightView& weight, void* stream);
 Status gaussian_weights(void* out, DType out_dtype, int64_t size, double sigma_fraction, void* stream);
 Status rope(const HeadsView* tensors, int count, DType dtype, const RotationView& rotation, void* stream);

@@ -8,7 +8,7 @@
 
 namespace intarsia {
 
-constexpr int kMaxRank = kMaxDims + 3;  // [B, R, C, *s]
+constexpr int kMaxRank = kMaxDims + 4;  // [B, K, R, C, *s]
 
 struct TensorView {
   void* data = nullptr;

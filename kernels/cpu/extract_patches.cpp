@@ -17,13 +17,15 @@ class Extraction {
   using A = typename Accumulator<In>::type;
 
   Extraction(Out* out, const In* canvas, int64_t batch, int64_t channels, const PlanView& plan,
-             const A* scale)
+             const A* scale, int64_t copies)
       : out_(out), canvas_(canvas), batch_(batch), channels_(channels), plan_(plan), scale_(scale) {
     const int64_t plane_out = plan.patch[0] * plan.patch[1] * plan.patch[2];
-    const int64_t bytes_out = batch * plan.regions * channels * plane_out * static_cast<int64_t>(sizeof(Out));
+    copies_ = {copies, plan.regions * channels * plane_out};
+    const int64_t bytes_out = batch * copies * copies_.step * static_cast<int64_t>(sizeof(Out));
     bytes_canvas_ = batch * channels * canvas_plane() * static_cast<int64_t>(sizeof(In));
     bytes_ = bytes_out;
-    streamed_ = worth_streaming(bytes_out);
+    const bool in_step = copies == 1 || copies_.step * sizeof(Out) % INTARSIA_VECTOR_BYTES == 0;
+    streamed_ = in_step && worth_streaming(bytes_out);
     // The rectangle to copy is a channel's patch. In one dimension it has a row per channel; many channels go
     // in groups of like size, each through all regions, so that short rows are cached yet where regions
     // overlap.
@@ -66,8 +68,8 @@ class Extraction {
                     r = plan_.order[plane % R];
       const int64_t rows = std::min(to - from, C - c);  // the last group may have fewer
       if (rows <= 0) return;
-      copy_columns(out_ + ((b * R + r) * C + c) * patch_plane, canvas_ + (b * C + c) * canvas_plane(),
-                   canvas_plane(), rows, r, b);
+      copy_columns(out_ + ((b * copies_.count * R + r) * C + c) * patch_plane,
+                   canvas_ + (b * C + c) * canvas_plane(), canvas_plane(), rows, r, b);
       return;
     }
     int64_t b, r, c;
@@ -77,7 +79,7 @@ class Extraction {
       b = plane / (C * R), r = plane / C % R, c = plane % C;
     }
     const int64_t s1 = plan_.patch[1], s2 = plan_.patch[2], S0 = plan_.canvas[0], S1 = plan_.canvas[1];
-    Out* dst = out_ + ((b * R + r) * C + c) * patch_plane;
+    Out* dst = out_ + ((b * copies_.count * R + r) * C + c) * patch_plane;
     const In* src = canvas_ + (b * C + c) * canvas_plane();
     while (from < to) {
       const int64_t j0 = from / s1, j1 = from % s1;
@@ -95,8 +97,8 @@ class Extraction {
   void copy_columns(Out* dst, const In* src, int64_t src_stride, int64_t rows, int64_t r, int64_t b) const {
     const int64_t s2 = plan_.patch[2], x2 = offset(r, 2), left = std::min(s2, plan_.canvas[2] - x2);
     const A* scale = scale_ ? scale_ + b : nullptr;
-    convert_rows(dst, s2, src + x2, src_stride, rows, left, scale, streamed_);
-    if (left < s2) convert_rows(dst + left, s2, src, src_stride, rows, s2 - left, scale, streamed_);
+    convert_rows(dst, s2, src + x2, src_stride, rows, left, scale, streamed_, copies_);
+    if (left < s2) convert_rows(dst + left, s2, src, src_stride, rows, s2 - left, scale, streamed_, copies_);
   }
 
   Out* out_;
@@ -104,15 +106,16 @@ class Extraction {
   int64_t batch_, channels_, groups_, rows_, bytes_, bytes_canvas_;
   const PlanView& plan_;
   const A* scale_;
+  Copies copies_;
   bool streamed_, rows_are_channels_, channels_outside_;
 };
 
 template <class In, class Out>
 void extract(void* out, const void* canvas, int64_t batch, int64_t channels, const PlanView& plan,
-             const void* scale, int threads) {
+             const void* scale, int64_t copies, int threads) {
   using A = typename Accumulator<In>::type;
   Extraction<In, Out>(static_cast<Out*>(out), static_cast<const In*>(canvas), batch, channels, plan,
-                      static_cast<const A*>(scale))
+                      static_cast<const A*>(scale), copies)
       .run(threads);
 }
 
@@ -127,9 +130,10 @@ constexpr Extract kExtract[4][4] = {
 }  // namespace
 
 Status extract_patches(void* out, DType out_dtype, const void* canvas, DType in_dtype, int64_t batch,
-                       int64_t channels, const PlanView& plan, const void* scale, int threads) {
+                       int64_t channels, const PlanView& plan, const void* scale, int64_t copies,
+                       int threads) {
   kExtract[static_cast<int>(in_dtype)][static_cast<int>(out_dtype)](out, canvas, batch, channels, plan, scale,
-                                                                    threads);
+                                                                    copies, threads);
   return {};
 }
 

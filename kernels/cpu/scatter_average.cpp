@@ -33,7 +33,8 @@ Buffer<X> allocate(int64_t n) {
 }
 
 template <class A>
-using Finish = void (*)(void*, int64_t, const A*, int64_t, const A*, int64_t, int64_t, int64_t, bool);
+using Finish = void (*)(void*, int64_t, const A*, int64_t, const A*, int64_t, const Update<A>&, int64_t,
+                        int64_t, bool);
 template <class A>
 constexpr Finish<A> kFinish[4] = {finish_rows<f16, A>, finish_rows<bf16, A>, finish_rows<float, A>,
                                   finish_rows<double, A>};
@@ -67,7 +68,7 @@ class Scatter {
   using A = typename Accumulator<T>::type;
 
   Scatter(void* out, DType out_dtype, const T* patches, int64_t batch, int64_t channels, const PlanView& plan,
-          const Weights<A>& weights, bool normalize)
+          const Weights<A>& weights, bool normalize, const Fusion& fusion)
       : out_(static_cast<char*>(out)),
         out_dtype_(out_dtype),
         patches_(patches),
@@ -76,12 +77,14 @@ class Scatter {
         plan_(plan),
         weights_(weights),
         normalize_(normalize),
+        fusion_(fusion),
         rows_are_channels_(plan.ndim == 1),
         patch_plane_(plan.patch[0] * plan.patch[1] * plan.patch[2]),
         canvas_plane_(plan.canvas[0] * plan.canvas[1] * plan.canvas[2]) {
     bytes_out_ = batch * channels * canvas_plane_ * element_size(out_dtype);
-    bytes_in_ =
-        patches ? batch * plan.regions * channels * patch_plane_ * static_cast<int64_t>(sizeof(T)) : 0;
+    bytes_in_ = patches ? batch * fusion.terms * plan.regions * channels * patch_plane_ *
+                              static_cast<int64_t>(sizeof(T))
+                        : 0;
     streamed_ = worth_streaming(bytes_out_);
     for (int64_t k = 0; plan.row_start && k < row_cells(); ++k) {
       most_regions_ = std::max(most_regions_, plan.row_start[k + 1] - plan.row_start[k]);
@@ -143,13 +146,13 @@ class Scatter {
     const int64_t n = find_pieces(band, pieces);
     const int64_t rows = rows_are_channels_ ? 1 : band.rows;
     const int64_t step = (band.width + 15) / 16 * 16 + 16;
-    const bool copied = band.single && normalize_;
+    const bool copied = band.single && normalize_ && fusion_.terms == 1 && !fusion_.x;
     if (!patches_ || (normalize_ && !(copied && weights_.positive()))) {
       std::fill_n(totals, rows * step, A(0));
       for (int64_t k = 0; k < n; ++k) add_weights(totals, step, pieces[k], rows);
     }
     if (!patches_) {
-      write(band, 0, rows, totals, step, nullptr, 0);
+      write(band, 0, rows, totals, step, nullptr, 0, {});
       return {};
     }
     if (normalize_ && !(copied && weights_.positive())) {
@@ -162,7 +165,7 @@ class Scatter {
     const bool filled =
         !copied && n <= kMostFused && band.width >= lanes<A> &&
         std::all_of(pieces, pieces + n, [&](const auto& p) { return p.at == 0 && p.columns == band.width; });
-    const T* sources[kMostFused];
+    Answers<T, A> sources[kMostFused];
     const int64_t most = rows_are_channels_ ? std::max<int64_t>(1, 3 * kBandElements / 2 / step) : 1;
     for (int64_t plane = from; plane < to;) {
       // Channels of one sample lie together in a patch, as its rows do.
@@ -170,32 +173,30 @@ class Scatter {
       const int64_t taken =
           rows_are_channels_ ? std::min({copied || filled ? to : most, to - plane, channels_ - c}) : 1;
       const int64_t height = rows_are_channels_ ? taken : rows;
-      const auto source = [&](const Piece<A>& piece, int64_t q) {
-        return patches_ +
-               ((q / channels_ * plan_.regions + piece.region) * channels_ + q % channels_) * patch_plane_ +
-               piece.patch;
-      };
+      const Update<A> update = update_at(band, plane);
       if (copied) {
-        for (int64_t k = 0; k < n; ++k) copy(band, plane, pieces[k], source(pieces[k], plane), height);
+        for (int64_t k = 0; k < n; ++k) copy(band, plane, pieces[k], answers(pieces[k], plane).p, height);
       } else if (filled) {
-        for (int64_t k = 0; k < n; ++k) sources[k] = source(pieces[k], plane);
+        for (int64_t k = 0; k < n; ++k) sources[k] = answers(pieces[k], plane);
         const Stack<T, A> stack{pieces,
                                 sources,
                                 n,
                                 plan_.patch[2],
                                 normalize_ ? totals : nullptr,
                                 rows_are_channels_ ? 0 : step,
-                                !rows_are_channels_};
+                                !rows_are_channels_,
+                                update};
         kFuse<T, A>[static_cast<int>(out_dtype_)](out_at(band, plane), out_step(), stack, height, band.width,
                                                   streamed_);
       } else {
         std::fill_n(sums, height * step, A(0));
         for (int64_t k = 0; k < n; ++k) {
-          const T* next =
-              k + 1 < n ? source(pieces[k + 1], plane) : source(pieces[0], std::min(plane + taken, to - 1));
-          add_piece(sums, step, source(pieces[k], plane), plan_.patch[2], pieces[k], height, next);
+          const T* next = k + 1 < n ? answers(pieces[k + 1], plane).p
+                                    : answers(pieces[0], std::min(plane + taken, to - 1)).p;
+          add_piece(sums, step, answers(pieces[k], plane), plan_.patch[2], pieces[k], height, next);
         }
-        write(band, plane, height, sums, step, normalize_ ? totals : nullptr, rows_are_channels_ ? 0 : step);
+        write(band, plane, height, sums, step, normalize_ ? totals : nullptr, rows_are_channels_ ? 0 : step,
+              update);
       }
       plane += taken;
     }
@@ -208,14 +209,36 @@ class Scatter {
   }
   int64_t out_step() const { return rows_are_channels_ ? canvas_plane_ : plan_.canvas[2]; }
 
+  Answers<T, A> answers(const Piece<A>& piece, int64_t plane) const {
+    const int64_t b = plane / channels_, c = plane % channels_, R = plan_.regions;
+    return {patches_ + ((b * fusion_.terms * R + piece.region) * channels_ + c) * patch_plane_ + piece.patch,
+            fusion_.terms, R * channels_ * patch_plane_,
+            static_cast<const A*>(fusion_.guidance) + piece.region, R};
+  }
+
+  Update<A> update_at(const Band& band, int64_t plane) const {
+    Update<A> update;
+    if (!fusion_.x) return update;
+    const int64_t at = (plane * canvas_plane_ + canvas_element(band)) * element_size(out_dtype_);
+    const auto each = [&](const void* of) {
+      return of ? static_cast<const A*>(of)[plane / channels_] : A(1);
+    };
+    update.x = static_cast<const char*>(fusion_.x) + at;
+    update.noise = fusion_.noise ? static_cast<const char*>(fusion_.noise) + at : nullptr;
+    update.a = static_cast<A>(fusion_.a) * each(fusion_.a_each);
+    update.b = static_cast<A>(fusion_.b) * each(fusion_.b_each);
+    update.c = static_cast<A>(fusion_.c);
+    return update;
+  }
+
   char* out_at(const Band& band, int64_t plane) const {
     return out_ + (plane * canvas_plane_ + canvas_element(band)) * element_size(out_dtype_);
   }
 
   void write(const Band& band, int64_t plane, int64_t height, const A* values, int64_t step,
-             const A* reciprocal, int64_t reciprocal_step) const {
+             const A* reciprocal, int64_t reciprocal_step, const Update<A>& update) const {
     kFinish<A>[static_cast<int>(out_dtype_)](out_at(band, plane), out_step(), values, step, reciprocal,
-                                             reciprocal_step, height, band.width, streamed_);
+                                             reciprocal_step, update, height, band.width, streamed_);
   }
 
   void copy(const Band& band, int64_t plane, const Piece<A>& piece, const T* src, int64_t height) const {
@@ -296,17 +319,21 @@ class Scatter {
   int64_t batch_, channels_;
   const PlanView& plan_;
   const Weights<A>& weights_;
-  bool normalize_, rows_are_channels_, streamed_ = false;
+  bool normalize_;
+  const Fusion& fusion_;
+  bool rows_are_channels_, streamed_ = false;
   int64_t patch_plane_, canvas_plane_, bytes_out_ = 0, bytes_in_ = 0, most_regions_ = 0;
 };
 
 template <class T>
 Status scatter(void* out, DType out_dtype, const void* patches, int64_t batch, int64_t channels,
-               const PlanView& plan, const WeightView& view, bool normalize, int threads) {
+               const PlanView& plan, const WeightView& view, bool normalize, const Fusion& fusion,
+               int threads) {
   Weights<typename Accumulator<T>::type> weights(plan, view);
   const Status status = weights.check(normalize);
   if (status.code != Status::ok) return status;
-  return Scatter<T>(out, out_dtype, static_cast<const T*>(patches), batch, channels, plan, weights, normalize)
+  return Scatter<T>(out, out_dtype, static_cast<const T*>(patches), batch, channels, plan, weights, normalize,
+                    fusion)
       .run(threads);
 }
 
@@ -314,17 +341,17 @@ Status scatter(void* out, DType out_dtype, const void* patches, int64_t batch, i
 
 Status scatter_average(void* out, DType out_dtype, const void* patches, DType in_dtype, int64_t batch,
                        int64_t channels, const PlanView& plan, const WeightView& weight, bool normalize,
-                       int threads) {
+                       const Fusion& fusion, int threads) {
   const auto kernel = in_dtype == DType::f16    ? scatter<f16>
                       : in_dtype == DType::bf16 ? scatter<bf16>
                       : in_dtype == DType::f32  ? scatter<float>
                                                 : scatter<double>;
-  return kernel(out, out_dtype, patches, batch, channels, plan, weight, normalize, threads);
+  return kernel(out, out_dtype, patches, batch, channels, plan, weight, normalize, fusion, threads);
 }
 
 Status weight_total(void* out, DType out_dtype, const PlanView& plan, const WeightView& weight, int threads) {
   const auto kernel = weight.dtype == DType::f64 ? scatter<double> : scatter<float>;
-  return kernel(out, out_dtype, nullptr, 1, 1, plan, weight, false, threads);
+  return kernel(out, out_dtype, nullptr, 1, 1, plan, weight, false, {}, threads);
 }
 
 }  // namespace intarsia::cpu::INTARSIA_ISA

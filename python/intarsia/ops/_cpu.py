@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from intarsia.ops._compiled import _C
+from intarsia.ops._fusion import Fusion
 from intarsia.ops._plan import Plan
 
 DEVICES = ("cpu",)
@@ -22,7 +23,7 @@ build_plan = _C.cpu.build_plan
 
 
 def extract_patches(out: Tensor, canvas: Tensor, plan: Plan, scale: Tensor | None) -> None:
-    """Out [B, R, C, *s] from canvas [B, C, *S] and scale [B]."""
+    """Out [B, R, C, *s] or [B, K, R, C, *s] from canvas [B, C, *S] and scale [B]."""
     _extract(out, canvas, plan.handle, scale, torch.get_num_threads())
 
 
@@ -33,9 +34,10 @@ def scatter_average(
     weight: tuple[Tensor, ...],
     normalize: bool,
     coefficient: Tensor | None,
+    fusion: Fusion | None = None,
 ) -> None:
     """Out [B, C, *S] from patches [B, R, C, *s], weight [R|1, *s] or factors [s_i], coefficient [R]."""
-    _scatter(out, patches, plan.handle, weight, normalize, coefficient, torch.get_num_threads())
+    _scatter(out, patches, plan.handle, weight, normalize, coefficient, torch.get_num_threads(), fusion)
 
 
 def weight_total(out: Tensor, plan: Plan, weight: tuple[Tensor, ...], coefficient: Tensor | None) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from intarsia.ops._compiled import _C
+from intarsia.ops._fusion import Fusion
 from intarsia.ops._plan import Plan
 
 DEVICES = ("cuda",)
@@ -38,7 +39,7 @@ def _stream(out: Tensor) -> int:
 
 
 def extract_patches(out: Tensor, canvas: Tensor, plan: Plan, scale: Tensor | None) -> None:
-    """Out [B, R, C, *s] from canvas [B, C, *S] and scale [B]."""
+    """Out [B, R, C, *s] or [B, K, R, C, *s] from canvas [B, C, *S] and scale [B]."""
     with _guard(out):
         _extract(out, canvas, plan.handle, scale, _stream(out))
 
@@ -50,10 +51,11 @@ def scatter_average(
     weight: tuple[Tensor, ...],
     normalize: bool,
     coefficient: Tensor | None,
+    fusion: Fusion | None = None,
 ) -> None:
     """Out [B, C, *S] from patches [B, R, C, *s], weight [R|1, *s] or factors [s_i], coefficient [R]."""
     with _guard(out):
-        _scatter(out, patches, plan.handle, weight, normalize, coefficient, _stream(out))
+        _scatter(out, patches, plan.handle, weight, normalize, coefficient, _stream(out), fusion)
 
 
 def weight_total(out: Tensor, plan: Plan, weight: tuple[Tensor, ...], coefficient: Tensor | None) -> None:

@@ -9,8 +9,34 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from intarsia.ops._backend import select
-from intarsia.ops._check import fail
+from intarsia.ops._check import check_floats, check_geometry, check_vector, check_weight, fail
+from intarsia.ops._fusion import Fusion
 from intarsia.ops._plan import Plan
+
+NAME = "scatter_average"
+
+
+def merged_shape(
+    patches: Tensor,
+    offsets: Tensor,
+    weight: Sequence[Tensor],
+    size: Sequence[int],
+    wrap: Sequence[bool],
+    coefficient: Tensor | None,
+) -> tuple[int, ...]:
+    """Shape [B, C, *S] of the canvas of patches [B, R, C, *s], after every check of shapes."""
+    ndim = check_floats(NAME, "patches", patches, "[B, R, C, *s]", 3)
+    batch, regions, channels, *patch = patches.shape
+    if len(size) != ndim:
+        wanted = f"have one length for each of the {ndim} canvas axes"
+        fail(NAME, "size", wanted, tuple(size), "Give the canvas lengths S.")
+    check_geometry(NAME, offsets, size, patch, wrap)
+    if offsets.shape[0] != regions:
+        wanted = f"have one row for each of the {regions} patches"
+        fail(NAME, "offsets", wanted, offsets.shape[0], "Patches are [B, R, C, *s] with R regions.")
+    check_weight(NAME, weight, regions, patch, patches)
+    check_vector(NAME, "coefficient", coefficient, regions, patches)
+    return (batch, channels, *size)
 
 
 def merge(
@@ -21,16 +47,21 @@ def merge(
     weight: Sequence[Tensor],
     normalize: bool,
     coefficient: Tensor | None,
+    fusion: Fusion | None = None,
 ) -> None:
     """Write the merged canvas to `out` after the checks that need values."""
     _check_values(function, weight, coefficient, normalize)
     if normalize:
         plan.require_coverage(function)
-    if plan.num_regions == 0:
+    if plan.num_regions == 0 and (fusion is None or fusion.x is None):
         out.zero_()
     elif out.numel():
         dense, windows, signs = patches.contiguous(), _dense(weight), _dense_or_none(coefficient)
-        select(out.device).scatter_average(out, dense, plan, windows, normalize, signs)
+        backend = select(out.device)
+        if fusion is None:
+            backend.scatter_average(out, dense, plan, windows, normalize, signs)
+        else:
+            backend.scatter_average(out, dense, plan, windows, normalize, signs, fusion.dense())
         plan.keep()
 
 

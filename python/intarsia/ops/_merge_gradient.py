@@ -42,10 +42,7 @@ def average_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         window = _window(weight)[:, None]
         shares = extract(pull, offsets, patch, wrap, None, None) * window
         if ctx.needs_input_grad[0]:
-            to_patches = shares
-            if coefficient is not None:
-                to_patches = to_patches * coefficient.view(-1, *[1] * (len(patch) + 1))
-            to_patches = to_patches.to(dtype)
+            to_patches = _times(shares, coefficient).to(dtype)
         if ctx.needs_input_grad[6]:
             to_coefficient = _per_region(shares * patches)
             if ctx.normalize:
@@ -56,6 +53,23 @@ def average_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
                 drawn = extract(through, offsets, patch, wrap, None, None) * window
                 to_coefficient = to_coefficient - _per_region(drawn)
     return to_patches, None, [None] * len(weight), None, None, None, to_coefficient, None
+
+
+def patch_shares(
+    pull: Tensor,
+    offsets: Tensor,
+    weight: Sequence[Tensor],
+    patch: Sequence[int],
+    size: Sequence[int],
+    wrap: Sequence[bool],
+    normalize: bool,
+    coefficient: Tensor | None,
+) -> Tensor:
+    """Gradient for patches [B, R, C, *s] of the gradient [B, C, *S] for their merge."""
+    if normalize:
+        pull = pull / torch.ops.intarsia.weight_total(offsets, weight, size, wrap, coefficient)
+    cut = torch.ops.intarsia.extract_patches(pull, offsets, patch, wrap, None, None)
+    return _times(cut * _window(weight)[:, None], coefficient)
 
 
 def average_vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
@@ -103,6 +117,10 @@ def _window(weight: Sequence[Tensor]) -> Tensor:
     for factor in weight[1:]:
         window = window[..., None] * factor
     return window[None]
+
+
+def _times(shares: Tensor, coefficient: Tensor | None) -> Tensor:
+    return shares if coefficient is None else shares * coefficient.view(-1, *[1] * (shares.dim() - 2))
 
 
 def _per_region(products: Tensor) -> Tensor:

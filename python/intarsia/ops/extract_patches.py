@@ -37,12 +37,14 @@ def extract_patches(
     size: Sequence[int],
     wrap: Sequence[bool] | None = None,
     scale: Tensor | None = None,
+    copies: int | None = None,
     dtype: torch.dtype | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
     """Cut patches of one size out of a canvas.
 
     out[b, r, c, j] = scale[b] * canvas[b, c, offsets[r] + j]
+    out[b, k, r, c, j] = the same for each of K copies, as guidance needs them.
 
     Args:
         canvas: [B, C, *S] float16, bfloat16, float32 or float64, one to three canvas axes S; any strides.
@@ -50,11 +52,12 @@ def extract_patches(
         size: Patch lengths s in axis order.
         wrap: Per axis, whether the canvas closes on itself; there any integer offset is legal. None: no axis.
         scale: [B] float32 (float64 for a float64 canvas), multiplied in before the cast. None: 1.
+        copies: K, how often each patch is written. None: once, and the result has no axis K.
         dtype: Dtype of the patches; the canvas's if None.
-        out: [B, R, C, *s] contiguous, written and returned.
+        out: [B, R, C, *s], or [B, K, R, C, *s] with `copies`; contiguous, written and returned.
 
     Returns:
-        Patches [B, R, C, *s].
+        Patches [B, R, C, *s], or [B, K, R, C, *s] with `copies`.
 
     Raises:
         ValueError: If an argument has the wrong shape, dtype or device, or a region leaves an axis that does
@@ -76,23 +79,33 @@ def extract_patches(
     extents = as_ints(_NAME, "size", size)
     cyclic = as_wrap(_NAME, wrap, ndim)
     factor = as_vector(_NAME, "scale", scale, compute_dtype(canvas.dtype))
+    if copies is not None:
+        (copies,) = as_ints(_NAME, "copies", [copies])
+        if copies < 1:
+            fail(_NAME, "copies", "be at least 1", copies, "None writes each patch once, without an axis.")
     _refuse_gradient(factor)
     if out is None:
         call = choose(_NAME, _extract, canvas, places, factor)
-        return call(canvas, places, extents, cyclic, factor, dtype)
+        return call(canvas, places, extents, cyclic, factor, dtype, copies)
     check_out_argument(_NAME, out, dtype)
     write = choose(f"{_NAME}_out", _extract_out, canvas, places, factor, out)
-    write(canvas, places, extents, cyclic, factor, out)
+    write(canvas, places, extents, cyclic, factor, out, copies)
     return out
 
 
 def _shape(
-    canvas: Tensor, offsets: Tensor, size: Sequence[int], wrap: Sequence[bool], scale: Tensor | None
+    canvas: Tensor,
+    offsets: Tensor,
+    size: Sequence[int],
+    wrap: Sequence[bool],
+    scale: Tensor | None,
+    copies: int | None,
 ) -> tuple[int, ...]:
     check_floats(_NAME, "canvas", canvas, "[B, C, *S]", 2)
     check_geometry(_NAME, offsets, canvas.shape[2:], size, wrap)
     check_vector(_NAME, "scale", scale, canvas.shape[0], canvas)
-    return (canvas.shape[0], offsets.shape[0], canvas.shape[1], *size)
+    times = () if copies is None else (copies,)
+    return (canvas.shape[0], *times, offsets.shape[0], canvas.shape[1], *size)
 
 
 def _refuse_gradient(scale: Tensor | None) -> None:
@@ -102,14 +115,19 @@ def _refuse_gradient(scale: Tensor | None) -> None:
 
 
 def _prepare(
-    canvas: Tensor, offsets: Tensor, size: Sequence[int], wrap: Sequence[bool], scale: Tensor | None
+    canvas: Tensor,
+    offsets: Tensor,
+    size: Sequence[int],
+    wrap: Sequence[bool],
+    scale: Tensor | None,
+    copies: int | None,
 ) -> Prepared:
     def check() -> Prepared:
-        shape = _shape(canvas, offsets, size, wrap, scale)
+        shape = _shape(canvas, offsets, size, wrap, scale, copies)
         return shape, get_plan(_NAME, offsets, canvas.shape[2:], size, wrap)
 
     factor = None if scale is None else (scale.shape, scale.dtype, scale.device)
-    signature = (canvas.shape, canvas.dtype, canvas.layout, tuple(size), tuple(wrap), factor)
+    signature = (canvas.shape, canvas.dtype, canvas.layout, tuple(size), tuple(wrap), factor, copies)
     return prepare(_NAME, offsets, signature, check, canvas.device)
 
 
@@ -120,22 +138,27 @@ def _write(out: Tensor, canvas: Tensor, plan: Plan, scale: Tensor | None) -> Non
         plan.keep()
 
 
+# PyTorch leaves out a last argument that has its default.
+def _inputs(inputs: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(inputs) if len(inputs) == 7 else (*inputs, None)
+
+
 def _extract(*inputs: Any) -> Tensor:
-    canvas, offsets, size, wrap, scale, dtype = inputs
-    shape, plan = _prepare(canvas, offsets, size, wrap, scale)
+    canvas, offsets, size, wrap, scale, dtype, copies = _inputs(inputs)
+    shape, plan = _prepare(canvas, offsets, size, wrap, scale, copies)
     out = empty(_NAME, shape, dtype, canvas)
     _write(out, canvas, plan, scale)
     return out
 
 
 def _fake(*inputs: Any) -> Tensor:
-    canvas, offsets, size, wrap, scale, dtype = inputs
-    return empty(_NAME, _shape(canvas, offsets, size, wrap, scale), dtype, canvas)
+    canvas, offsets, size, wrap, scale, dtype, copies = _inputs(inputs)
+    return empty(_NAME, _shape(canvas, offsets, size, wrap, scale, copies), dtype, canvas)
 
 
 def _extract_out(*inputs: Any) -> None:
-    canvas, offsets, size, wrap, scale, out = inputs
-    shape, plan = _prepare(canvas, offsets, size, wrap, scale)
+    canvas, offsets, size, wrap, scale, out, copies = _inputs(inputs)
+    shape, plan = _prepare(canvas, offsets, size, wrap, scale, copies)
     check_out(_NAME, out, shape, (canvas,), canvas)
     check_apart(_NAME, out, (canvas, scale))
     _write(out, canvas, plan, scale)
@@ -143,15 +166,16 @@ def _extract_out(*inputs: Any) -> None:
 
 
 def _fake_out(*inputs: Any) -> None:
-    canvas, offsets, size, wrap, scale, out = inputs
-    check_out(_NAME, out, _shape(canvas, offsets, size, wrap, scale), (canvas,), canvas)
+    canvas, offsets, size, wrap, scale, out, copies = _inputs(inputs)
+    check_out(_NAME, out, _shape(canvas, offsets, size, wrap, scale, copies), (canvas,), canvas)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    canvas, offsets, size, wrap, scale, _ = inputs
+    canvas, offsets, size, wrap, scale, _, copies = _inputs(inputs)
     _refuse_gradient(scale)
     ctx.save_for_backward(offsets, scale)
     ctx.geometry = (list(canvas.shape[2:]), list(size), list(wrap), canvas.dtype)
+    ctx.copied = copies is not None
     ctx.backend = _backend.forced_here()
 
 
@@ -162,15 +186,17 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     ones = [torch.ones(extent, dtype=sums, device=grad.device) for extent in size]
     if sums is torch.float64:
         grad = grad.to(sums)
+    if ctx.copied:
+        grad = grad.sum(1, dtype=sums)
     with _backend.resume(ctx.backend):
         total = torch.ops.intarsia.scatter_average(grad, offsets, ones, canvas_size, wrap, False, None, sums)
     if scale is not None:
         total = total * scale.view(-1, *[1] * (total.dim() - 1))
-    return total.to(dtype), None, None, None, None, None
+    return total.to(dtype), None, None, None, None, None, None
 
 
 def _vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
-    canvas, offsets, size, wrap, scale, dtype = args
+    canvas, offsets, size, wrap, scale, dtype, copies = _inputs(args)
     if in_dims[1] is not None:
         remedy = "Map over the canvas and the scale alone."
         fail(_NAME, "offsets", "be shared by a vmap", "offsets that are mapped over", remedy)
@@ -181,11 +207,15 @@ def _vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]
     if scale is not None:
         scale = scale.expand(info.batch_size, -1) if in_dims[4] is None else scale.movedim(in_dims[4], 0)
         scale = scale.flatten(0, 1)
-    patches = torch.ops.intarsia.extract_patches(canvas.flatten(0, 1), offsets, size, wrap, scale, dtype)
+    patches = torch.ops.intarsia.extract_patches(
+        canvas.flatten(0, 1), offsets, size, wrap, scale, dtype, copies
+    )
     return patches.unflatten(0, canvas.shape[:2]), 0
 
 
 _ARGUMENTS = "Tensor canvas, Tensor offsets, SymInt[] size, bool[] wrap, Tensor? scale"
-_SCHEMA = f"({_ARGUMENTS}, ScalarType? dtype) -> Tensor"
+_SCHEMA = f"({_ARGUMENTS}, ScalarType? dtype, SymInt? copies=None) -> Tensor"
 register(_NAME, _SCHEMA, _extract, _fake, setup=_setup, backward=_backward, vmap=_vmap)
-register(f"{_NAME}_out", f"({_ARGUMENTS}, Tensor(a!) out) -> ()", _extract_out, _fake_out)
+register(
+    f"{_NAME}_out", f"({_ARGUMENTS}, Tensor(a!) out, SymInt? copies=None) -> ()", _extract_out, _fake_out
+)

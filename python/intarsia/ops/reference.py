@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from intarsia.ops._check import compute_dtype, fail
+from intarsia.ops._fusion import Fusion
 from intarsia.ops._plan import Plan
 from intarsia.ops._reference_noise import canvas_integers, canvas_noise
 from intarsia.ops._reference_rope import rope
@@ -36,11 +37,15 @@ def extract_patches(out: Tensor, canvas: Tensor, plan: Plan, scale: Tensor | Non
     """out[b, r, c, j] = scale[b] * canvas[b, c, offset_r + j].
 
     Args:
-        out: [B, R, C, *s], written.
+        out: [B, R, C, *s], or [B, K, R, C, *s] with every patch K times; written.
         canvas: [B, C, *S].
         plan: the regions.
         scale: [B] or None.
     """
+    if out.dim() == canvas.dim() + 2:
+        for copy in out.unbind(1):
+            extract_patches(copy, canvas, plan, scale)
+        return
     for region, offset in enumerate(plan.offsets.tolist()):
         for on_canvas, on_patch in _pieces(plan, offset):
             piece = canvas[(ALL, ALL, *on_canvas)]
@@ -56,6 +61,7 @@ def scatter_average(
     weight: Sequence[Tensor],
     normalize: bool,
     coefficient: Tensor | None,
+    fusion: Fusion | None = None,
 ) -> None:
     """out[b, c, x] = sum_r q_r(x) patches[b, r, c, x - offset_r] / (sum_r q_r(x) if normalize else 1).
 
@@ -68,8 +74,11 @@ def scatter_average(
         weight: one window [R|1, *s] or n factors [s_i].
         normalize: whether to divide by the total weight.
         coefficient: [R] or None.
+        fusion: several answers [B, K, R, C, *s], or a solver's update, or None.
     """
     dtype = compute_dtype(patches.dtype)
+    if fusion is not None and fusion.guidance is not None:
+        patches = _guided(patches.to(dtype), fusion.guidance)
     total = torch.zeros(plan.canvas_size, dtype=dtype, device=out.device)
     merged = torch.zeros(out.shape, dtype=dtype, device=out.device)
     window = _window(weight)
@@ -85,7 +94,28 @@ def scatter_average(
         if out.device.type == "cpu":
             _require_positive(total)
         merged /= total
-    out.copy_(merged)
+    out.copy_(merged if fusion is None else _updated(merged, fusion))
+
+
+def _guided(answers: Tensor, guidance: Tensor) -> Tensor:
+    *others, last = answers.unbind(1)
+    value = last
+    for answer, scale in zip(others, guidance, strict=True):
+        value = value + scale.view(-1, *[1] * (last.dim() - 2)) * (answer - last)
+    return value
+
+
+def _updated(merged: Tensor, fusion: Fusion) -> Tensor:
+    if fusion.x is None:
+        return merged
+
+    def factor(number: float, each: Tensor | None) -> Tensor | float:
+        return number if each is None else number * each.view(-1, *[1] * (merged.dim() - 1))
+
+    value = factor(fusion.b, fusion.b_each) * merged + factor(fusion.a, fusion.a_each) * fusion.x.to(
+        merged.dtype
+    )
+    return value if fusion.noise is None else value + fusion.c * fusion.noise.to(merged.dtype)
 
 
 def weight_total(out: Tensor, plan: Plan, weight: Sequence[Tensor], coefficient: Tensor | None) -> None:

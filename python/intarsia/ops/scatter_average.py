@@ -13,19 +13,17 @@ from intarsia.ops._arguments import as_ints, as_offsets, as_vector, as_weight, a
 from intarsia.ops._check import (
     check_apart,
     check_floats,
-    check_geometry,
     check_out,
     check_out_argument,
-    check_vector,
-    check_weight,
     compute_dtype,
     empty,
-    fail,
 )
+from intarsia.ops._fusion import fusion_of
 from intarsia.ops._library import bump, choose, register
-from intarsia.ops._merge import merge
+from intarsia.ops._merge import merge, merged_shape
 from intarsia.ops._merge_gradient import average_backward, average_setup, average_vmap
 from intarsia.ops._plan import Prepared, get_plan, prepare
+from intarsia.ops._scatter_fused import fused
 
 __all__ = ["scatter_average"]
 
@@ -41,16 +39,26 @@ def scatter_average(
     wrap: Sequence[bool] | None = None,
     normalize: bool = True,
     coefficient: Tensor | None = None,
+    guidance: float | Tensor | None = None,
+    x: Tensor | None = None,
+    a: float | Tensor = 0.0,
+    b: float | Tensor = 1.0,
+    noise: Tensor | None = None,
+    c: float = 0.0,
     dtype: torch.dtype | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
     """Merge patches into a canvas by their weighted average, or by their weighted sum.
 
-    out[b, c, x] = sum_r q_r(x) patches[b, r, c, x - offsets[r]] / (sum_r q_r(x) if normalize else 1)
+    D[b, c, x] = sum_r q_r(x) patches[b, r, c, x - offsets[r]] / (sum_r q_r(x) if normalize else 1)
     q_r(x) = coefficient[r] * weight(x - offsets[r])
+
+    In the same pass it can combine K answers to every region, patches[b, r] = p_K + sum_k guidance[k, r]
+    (p_k - p_K), and return a solver's update a x + b D + c noise instead of D.
 
     Args:
         patches: [B, R, C, *s] float16, bfloat16, float32 or float64, one to three patch axes s; any strides.
+            [B, K, R, C, *s] with `guidance`, the last of the K answers the unconditional one.
         offsets: [R, n] integers, the first element of each region; on the CPU, or copied there.
         weight: Full window [R|1, *s], or a tuple with one factor [s_i] per axis whose outer product is the
             window (never formed). Used in float32, or float64 for float64 patches.
@@ -58,7 +66,14 @@ def scatter_average(
         wrap: Per axis, whether the canvas closes on itself; there any integer offset is legal. None: no axis.
         normalize: Whether to divide by the total weight. If not, elements of no region become 0.
         coefficient: [R] signed factor of each region, at least 0 if `normalize`. None: 1.
-        dtype: Dtype of the canvas; that of the patches if None.
+        guidance: Classifier-free guidance: one scale, or [R], one for each region, where K is 2; [K - 1, R]
+            for any K. None: there is one answer, and patches have no axis K.
+        x: [B, C, *S] canvas before the update, in the dtype of the result. None: return D.
+        a: Factor of `x`, a number or [B].
+        b: Factor of D, a number or [B]; 1 without `x`.
+        noise: [B, C, *S] third term of the update, in the dtype of the result.
+        c: Factor of `noise`, a number.
+        dtype: Dtype of the canvas; that of `x`, or else of the patches, if None.
         out: [B, C, *S] contiguous, written and returned.
 
     Returns:
@@ -75,12 +90,14 @@ def scatter_average(
         Backends agree to the rounding of that dtype, as (w p) (1 / w) need not be p to the last bit: where
         one region alone covers a run of at least 256 elements, the CPU copies p. Differentiable in
         `patches` and `coefficient`; a weight that requires grad is refused, and so is `out` where an argument
-        requires grad. On CUDA the values of weight and coefficient are not looked at, as that would wait for
-        the device: a total that is not above 0 gives NaN there.
+        requires grad. With guidance or an update it is differentiable in `patches`, `x` and `noise` alone,
+        and rounds as its formula reads. On CUDA the values of weight and coefficient are not looked at, as
+        that would wait for the device: a total that is not above 0 gives NaN there.
 
     Source:
         Bar-Tal et al., "MultiDiffusion: Fusing Diffusion Paths for Controlled Image Generation", ICML 2023,
-        equation 5; Jimenez, "Mixture of Diffusers", 2023, for signed and windowed weights.
+        equation 5; Jimenez, "Mixture of Diffusers", 2023, for signed and windowed weights; Ho and Salimans,
+        "Classifier-free diffusion guidance", 2022, equation 6 with guidance = 1 + w.
 
     Example:
         >>> import torch
@@ -89,13 +106,19 @@ def scatter_average(
         >>> ops.scatter_average(patches, offsets=[[0], [2]], weight=(torch.ones(4),), size=(6,)).tolist()
         [[[1.0, 1.0, 2.0, 2.0, 3.0, 3.0]]]
     """
-    ndim = check_floats(_NAME, "patches", patches, "[B, R, C, *s]", 3)
+    if guidance is None:
+        ndim = check_floats(_NAME, "patches", patches, "[B, R, C, *s]", 3)
+    else:
+        ndim = check_floats(_NAME, "patches", patches, "[B, K, R, C, *s] (with guidance)", 4)
     sums = compute_dtype(patches.dtype)
     places = as_offsets(_NAME, offsets)
     windows = as_weight(_NAME, weight, sums)
     lengths = as_ints(_NAME, "size", size)
     cyclic = as_wrap(_NAME, wrap, ndim)
     signs = as_vector(_NAME, "coefficient", coefficient, sums)
+    fusion = fusion_of(patches, guidance, x, noise, a, b, c, sums)
+    if fusion is not None:
+        return fused(patches, places, windows, lengths, cyclic, normalize, signs, fusion, dtype, out)
     if out is None:
         call = choose(_NAME, _scatter, patches, places, signs, *windows)
         return call(patches, places, windows, lengths, cyclic, normalize, signs, dtype)
@@ -103,28 +126,6 @@ def scatter_average(
     write = choose(f"{_NAME}_out", _scatter_out, patches, places, signs, out, *windows)
     write(patches, places, windows, lengths, cyclic, normalize, signs, out)
     return out
-
-
-def _shape(
-    patches: Tensor,
-    offsets: Tensor,
-    weight: Sequence[Tensor],
-    size: Sequence[int],
-    wrap: Sequence[bool],
-    coefficient: Tensor | None,
-) -> tuple[int, ...]:
-    ndim = check_floats(_NAME, "patches", patches, "[B, R, C, *s]", 3)
-    batch, regions, channels, *patch = patches.shape
-    if len(size) != ndim:
-        wanted = f"have one length for each of the {ndim} canvas axes"
-        fail(_NAME, "size", wanted, tuple(size), "Give the canvas lengths S.")
-    check_geometry(_NAME, offsets, size, patch, wrap)
-    if offsets.shape[0] != regions:
-        wanted = f"have one row for each of the {regions} patches"
-        fail(_NAME, "offsets", wanted, offsets.shape[0], "Patches are [B, R, C, *s] with R regions.")
-    check_weight(_NAME, weight, regions, patch, patches)
-    check_vector(_NAME, "coefficient", coefficient, regions, patches)
-    return (batch, channels, *size)
 
 
 def _prepare(
@@ -136,7 +137,7 @@ def _prepare(
     coefficient: Tensor | None,
 ) -> Prepared:
     def check() -> Prepared:
-        shape = _shape(patches, offsets, weight, size, wrap, coefficient)
+        shape = merged_shape(patches, offsets, weight, size, wrap, coefficient)
         return shape, get_plan(_NAME, offsets, size, patches.shape[3:], wrap, merging=True)
 
     signs = None if coefficient is None else (coefficient.shape, coefficient.dtype, coefficient.device)
@@ -156,7 +157,7 @@ def _scatter(*inputs: Any) -> Tensor:
 
 def _fake(*inputs: Any) -> Tensor:
     patches, offsets, weight, size, wrap, _, coefficient, dtype = inputs
-    return empty(_NAME, _shape(patches, offsets, weight, size, wrap, coefficient), dtype, patches)
+    return empty(_NAME, merged_shape(patches, offsets, weight, size, wrap, coefficient), dtype, patches)
 
 
 def _scatter_out(*inputs: Any) -> None:
@@ -170,7 +171,7 @@ def _scatter_out(*inputs: Any) -> None:
 
 def _fake_out(*inputs: Any) -> None:
     patches, offsets, weight, size, wrap, _, coefficient, out = inputs
-    shape = _shape(patches, offsets, weight, size, wrap, coefficient)
+    shape = merged_shape(patches, offsets, weight, size, wrap, coefficient)
     check_out(_NAME, out, shape, (patches, coefficient), patches)
 
 
