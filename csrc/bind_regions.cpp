@@ -90,12 +90,12 @@ void extract_patches(py::handle out, py::handle canvas, const PlanHandle& plan, 
     const py::gil_scoped_release unlocked;
     if constexpr (device == Device::cpu) {
       status = cpu::extract_patches(to.data, to.dtype, from.data, from.dtype, from.shape[0], from.shape[1],
-                                    view, factors, copies, static_cast<int>(how));
+                                    view, factors, static_cast<int>(how), copies);
     }
 #if defined(INTARSIA_WITH_CUDA)
     if constexpr (device == Device::cuda) {
       status = cuda::extract_patches(to.data, to.dtype, from.data, from.dtype, from.shape[0], from.shape[1],
-                                     view, factors, copies, reinterpret_cast<void*>(how));
+                                     view, factors, reinterpret_cast<void*>(how), copies);
     }
 #endif
   }
@@ -160,12 +160,12 @@ void scatter_average(py::handle out, py::handle patches, const PlanHandle& plan,
     const py::gil_scoped_release unlocked;
     if constexpr (device == Device::cpu) {
       status = cpu::scatter_average(to.data, to.dtype, from.data, from.dtype, to.shape[0], to.shape[1], view,
-                                    weights, normalize, fused, static_cast<int>(how));
+                                    weights, normalize, static_cast<int>(how), fused);
     }
 #if defined(INTARSIA_WITH_CUDA)
     if constexpr (device == Device::cuda) {
       status = cuda::scatter_average(to.data, to.dtype, from.data, from.dtype, to.shape[0], to.shape[1], view,
-                                     weights, normalize, fused, reinterpret_cast<void*>(how));
+                                     weights, normalize, reinterpret_cast<void*>(how), fused);
     }
 #endif
   }

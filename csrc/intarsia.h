@@ -146,13 +146,13 @@ namespace cpu {
 // the canvas is; null = 1.
 Status extract_patches(void* out /* [B,K,R,C,*s] */, DType out_dtype, const void* canvas /* [B,C,*S] */,
                        DType in_dtype, int64_t batch, int64_t channels, const PlanView& plan,
-                       const void* scale /* [B] or null */, int64_t copies /* K */, int threads);
+                       const void* scale /* [B] or null */, int threads, int64_t copies = 1 /* K */);
 
 // out[b,c,x] = sum_r w_r(x - offset_r) patches[b,r,c,x - offset_r], divided by sum_r w_r under normalize.
 // Sums run in the plan's order in f32 (f64 for f64 patches): equal bit for bit for any threads and batch.
 Status scatter_average(void* out /* [B,C,*S] */, DType out_dtype, const void* patches /* [B,R,C,*s] */,
                        DType in_dtype, int64_t batch, int64_t channels, const PlanView& plan,
-                       const WeightView& weight, bool normalize, const Fusion& fusion, int threads);
+                       const WeightView& weight, bool normalize, int threads, const Fusion& fusion = {});
 
 // out[x] = sum_r w_r(x - offset_r), in the weight's dtype.
 Status weight_total(void* out /* [*S] */, DType out_dtype, const PlanView& plan, const WeightView& weight,
@@ -190,11 +190,11 @@ namespace cuda {
 // Nothing waits for the device, so bad weights cannot be reported: where a total is not positive the result
 // is NaN.
 Status extract_patches(void* out, DType out_dtype, const void* canvas, DType in_dtype, int64_t batch,
-                       int64_t channels, const PlanView& plan, const void* scale, int64_t copies,
-                       void* stream);
+                       int64_t channels, const PlanView& plan, const void* scale, void* stream,
+                       int64_t copies = 1);
 Status scatter_average(void* out, DType out_dtype, const void* patches, DType in_dtype, int64_t batch,
                        int64_t channels, const PlanView& plan, const WeightView& weight, bool normalize,
-                       const Fusion& fusion, void* stream);
+                       void* stream, const Fusion& fusion = {});
 Status weight_total(void* out, DType out_dtype, const PlanView& plan, const WeightView& weight, void* stream);
 Status gaussian_weights(void* out, DType out_dtype, int64_t size, double sigma_fraction, void* stream);
 Status rope(const HeadsView* tensors, int count, DType dtype, const RotationView& rotation, void* stream);

@@ -130,8 +130,8 @@ constexpr Extract kExtract[4][4] = {
 }  // namespace
 
 Status extract_patches(void* out, DType out_dtype, const void* canvas, DType in_dtype, int64_t batch,
-                       int64_t channels, const PlanView& plan, const void* scale, int64_t copies,
-                       int threads) {
+                       int64_t channels, const PlanView& plan, const void* scale, int threads,
+                       int64_t copies) {
   kExtract[static_cast<int>(in_dtype)][static_cast<int>(out_dtype)](out, canvas, batch, channels, plan, scale,
                                                                     copies, threads);
   return {};

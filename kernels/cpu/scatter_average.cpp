@@ -341,7 +341,7 @@ Status scatter(void* out, DType out_dtype, const void* patches, int64_t batch, i
 
 Status scatter_average(void* out, DType out_dtype, const void* patches, DType in_dtype, int64_t batch,
                        int64_t channels, const PlanView& plan, const WeightView& weight, bool normalize,
-                       const Fusion& fusion, int threads) {
+                       int threads, const Fusion& fusion) {
   const auto kernel = in_dtype == DType::f16    ? scatter<f16>
                       : in_dtype == DType::bf16 ? scatter<bf16>
                       : in_dtype == DType::f32  ? scatter<float>

@@ -22,12 +22,13 @@ struct ExtractShape {
   int64_t group;   // channels per thread, at most kChannels
   int64_t chunks;  // of `group` channels
   int64_t runs;    // per patch row
-  int64_t items;   // batch * regions * chunks * s0 * s1 * runs
+  int64_t copies;
+  int64_t items;  // batch * regions * chunks * s0 * s1 * runs
 };
 
 template <typename TOut, typename TIn>
 __global__ void __launch_bounds__(kThreads)
-    extract_patches_kernel(TOut* __restrict__ out /* [B,R,C,*s] */,
+    extract_patches_kernel(TOut* __restrict__ out /* [B,K,R,C,*s] */,
                            const TIn* __restrict__ canvas /* [B,C,*S] */, const PlanView plan,
                            const sum_t<TIn>* __restrict__ scale /* [B] or null */, const ExtractShape shape) {
   constexpr int kLength = kRun<TOut, TIn>;
@@ -58,7 +59,8 @@ __global__ void __launch_bounds__(kThreads)
 
     const TIn* from = canvas + (batch * shape.channels + first) * canvas_volume +
                       (x[0] * plan.canvas[1] + x[1]) * plan.canvas[2] + x[2];
-    TOut* to = out + ((batch * plan.regions + region) * shape.channels + first) * patch_volume +
+    const int64_t copy_step = plan.regions * shape.channels * patch_volume;
+    TOut* to = out + batch * shape.copies * copy_step + (region * shape.channels + first) * patch_volume +
                (j[0] * plan.patch[1] + j[1]) * plan.patch[2] + j[2];
 
     TIn value[kChannels][kLength];
@@ -89,16 +91,18 @@ __global__ void __launch_bounds__(kThreads)
       for (int i = 0; i < kLength; ++i) {
         if (i < width) result[i] = FromSum<TOut>::cast(to_sum(value[c][i]) * factor);
       }
-      store_run(to + c * patch_volume, result, width);
+      for (int64_t k = 0; k < shape.copies; ++k) {
+        store_run(to + k * copy_step + c * patch_volume, result, width);
+      }
     }
   }
 }
 
 }  // namespace
 
-Status extract_patches(void* out /* [B,R,C,*s] */, DType out_dtype, const void* canvas /* [B,C,*S] */,
+Status extract_patches(void* out /* [B,K,R,C,*s] */, DType out_dtype, const void* canvas /* [B,C,*S] */,
                        DType in_dtype, int64_t batch, int64_t channels, const PlanView& plan,
-                       const void* scale /* [B] or null */, void* stream) {
+                       const void* scale /* [B] or null */, void* stream, int64_t copies) {
   return with_type(out_dtype, [&](auto* out_type) {
     return with_type(in_dtype, [&](auto* in_type) {
       using TOut = std::remove_pointer_t<decltype(out_type)>;
@@ -106,6 +110,7 @@ Status extract_patches(void* out /* [B,R,C,*s] */, DType out_dtype, const void* 
       constexpr int64_t kLength = kRun<TOut, TIn>;
       ExtractShape shape{};
       shape.channels = channels;
+      shape.copies = copies;
       shape.runs = (plan.patch[2] + kLength - 1) / kLength;
       const int64_t rows = batch * plan.regions * plan.patch[0] * plan.patch[1] * shape.runs;
       shape.group = rows * ((channels + kChannels - 1) / kChannels) < kWave ? 1 : kChannels;

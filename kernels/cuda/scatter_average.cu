@@ -19,14 +19,48 @@ struct MergeShape {
   int64_t items;   // batch * chunks * S0 * S1 * runs
 };
 
+// Several answers to every region, p = p_K + sum_k g_k (p_k - p_K), read where one is read otherwise.
+template <typename A>
+struct Guide {
+  const A* scale;     // [K - 1, R]; null: one answer
+  int64_t terms;      // K
+  int64_t term_step;  // elements from one answer to the next
+};
+
+template <typename A, typename T, int kLength>
+__device__ inline void guide(A (&value)[kLength], const T* last, const Guide<A>& how, int64_t regions,
+                             int64_t region, int low, int high, bool wide) {
+  for (int64_t k = 0; k < how.terms - 1; ++k) {
+    const T* from = last - (how.terms - 1 - k) * how.term_step;
+    const A scale = __ldg(how.scale + k * regions + region);
+    T answer[kLength], unguided[kLength];
+    if (wide) {
+      load_words(answer, from);
+      load_words(unguided, last);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kLength; ++i) {
+        if (i < low || i >= high) continue;
+        answer[i] = load_one(from + (i - low));
+        unguided[i] = load_one(last + (i - low));
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kLength; ++i) {
+      if (i >= low && i < high) value[i] += product(scale, to_sum(answer[i]) - to_sum(unguided[i]));
+    }
+  }
+}
+
 // Elements [low, high) of the run that starts at x, which share one covering list. kRegions regions are read
 // before the first of them is summed, so that their loads overlap; the sums still run one region after the
 // other.
-template <typename T, int kLength, int kChannels, int kRegions>
+template <bool kFused, typename T, int kLength, int kChannels, int kRegions>
 __device__ inline void gather(sum_t<T> (&sum)[kChannels][kLength], sum_t<T> (&total)[kLength],
                               const T* patches, const PlanView& plan, const WeightView& weight,
                               const MergeShape& shape, int64_t batch, int64_t first, int group,
-                              const int64_t (&x)[kMaxDims], int low, int high, Covering list) {
+                              const int64_t (&x)[kMaxDims], int low, int high, Covering list,
+                              const Guide<sum_t<T>>& how) {
   using A = sum_t<T>;
   const int64_t patch_volume = plan.patch[0] * plan.patch[1] * plan.patch[2];
   const int64_t start[kMaxDims] = {x[0], x[1], x[2] + low};
@@ -34,19 +68,24 @@ __device__ inline void gather(sum_t<T> (&sum)[kChannels][kLength], sum_t<T> (&to
   for (int64_t k = list.begin; k < list.end; k += kRegions) {
     const int live = list.end - k < kRegions ? static_cast<int>(list.end - k) : kRegions;
     const T* from[kRegions];
+    int64_t regions[kRegions];
     WeightRow<A> row[kRegions];
     bool wide = low == 0 && high == kLength;
 #pragma unroll
     for (int u = 0; u < kRegions; ++u) {
       if (u >= live) continue;
       const int64_t region = __ldg(plan.cell_region + k + u);
+      if (kFused) regions[u] = region;
       int64_t j[kMaxDims];
       locate(j, start, plan, region);
       row[u] = weight_row<A>(weight, plan, region, j);
-      from[u] = patches + ((batch * plan.regions + region) * shape.channels + first) * patch_volume +
-                place(plan, j);
+      from[u] =
+          patches +
+          ((batch * how.terms + how.terms - 1) * plan.regions + region) * shape.channels * patch_volume +
+          first * patch_volume + place(plan, j);
       wide = wide && aligned<A, kLength>(row[u].at) && aligned<T, kLength>(from[u]) &&
-             (group == 1 || aligned<T, kLength>(from[u] + patch_volume));
+             (group == 1 || aligned<T, kLength>(from[u] + patch_volume)) &&
+             (!kFused || how.terms == 1 || aligned<T, kLength>(from[u] - how.term_step));
     }
 
     T value[kRegions][kChannels][kLength];
@@ -85,6 +124,26 @@ __device__ inline void gather(sum_t<T> (&sum)[kChannels][kLength], sum_t<T> (&to
           if (i >= low && i < high) along[i] = __ldg(row[u].at + (i - low));
         }
       }
+      if (kFused && how.terms > 1) {
+#pragma unroll
+        for (int c = 0; c < kChannels; ++c) {
+          if (c >= group) continue;
+          A guided[kLength];
+#pragma unroll
+          for (int i = 0; i < kLength; ++i) {
+            if (i >= low && i < high) guided[i] = to_sum(value[u][c][i]);
+          }
+          guide(guided, from[u] + c * patch_volume, how, plan.regions, regions[u], low, high, wide);
+#pragma unroll
+          for (int i = 0; i < kLength; ++i) {
+            if (i < low || i >= high) continue;
+            const A share = product(row[u].head, along[i]);
+            if (c == 0) total[i] += share;
+            sum[c][i] += product(share, guided[i]);
+          }
+        }
+        continue;
+      }
 #pragma unroll
       for (int i = 0; i < kLength; ++i) {
         if (i < low || i >= high) continue;
@@ -99,19 +158,62 @@ __device__ inline void gather(sum_t<T> (&sum)[kChannels][kLength], sum_t<T> (&to
   }
 }
 
+// a x + b D + c noise.
+template <typename A>
+struct Step {
+  const void* x;      // [B,C,*S] in out's type; null: D alone
+  const void* noise;  // or null
+  A a, b, c;
+  const A* a_each;  // [B] or null
+  const A* b_each;
+};
+
 template <typename TOut, typename A, int kLength>
-__device__ inline void store_sums(void* out, int64_t at, const A (&sum)[kLength], int width) {
+__device__ inline void load_run(A (&to)[kLength], const void* canvas, int64_t at, int width) {
+  const TOut* from = static_cast<const TOut*>(canvas) + at;
+  TOut run[kLength];
+  const bool whole = width == kLength && aligned<TOut, kLength>(from);
+  if (whole) load_words(run, from);
+#pragma unroll
+  for (int i = 0; i < kLength; ++i) {
+    if (i >= width) continue;
+    if (!whole) run[i] = load_one(from + i);
+    to[i] = static_cast<A>(to_sum(run[i]));
+  }
+}
+
+template <bool kFused, typename TOut, typename A, int kLength>
+__device__ inline void store_sums(void* out, int64_t at, A (&sum)[kLength], int width, const Step<A>& step,
+                                  int64_t batch) {
+  if (kFused && step.x != nullptr) {
+    const A a = step.a_each == nullptr ? step.a : product(step.a, __ldg(step.a_each + batch));
+    const A b = step.b_each == nullptr ? step.b : product(step.b, __ldg(step.b_each + batch));
+    A before[kLength];
+    load_run<TOut>(before, step.x, at, width);
+#pragma unroll
+    for (int i = 0; i < kLength; ++i) {
+      if (i < width) sum[i] = product(b, sum[i]) + product(a, before[i]);
+    }
+    if (step.noise != nullptr) {
+      load_run<TOut>(before, step.noise, at, width);
+#pragma unroll
+      for (int i = 0; i < kLength; ++i) {
+        if (i < width) sum[i] += product(step.c, before[i]);
+      }
+    }
+  }
   TOut result[kLength];
 #pragma unroll
   for (int i = 0; i < kLength; ++i) result[i] = FromSum<TOut>::cast(sum[i]);
   store_run(static_cast<TOut*>(out) + at, result, width);
 }
 
-template <typename T, int kChannels, int kRegions>
-__global__ void __launch_bounds__(kThreads, 4)
+template <bool kFused, typename T, int kChannels, int kRegions>
+__global__ void __launch_bounds__(kThreads, kFused ? 3 : 4)
     scatter_average_kernel(void* __restrict__ out /* [B,C,*S] */, DType out_dtype,
-                           const T* __restrict__ patches /* [B,R,C,*s] */, const PlanView plan,
-                           const WeightView weight, bool normalize, const MergeShape shape) {
+                           const T* __restrict__ patches /* [B,K,R,C,*s] */, const PlanView plan,
+                           const WeightView weight, bool normalize, const MergeShape shape,
+                           const Guide<sum_t<T>> how, const Step<sum_t<T>> step) {
   using A = sum_t<T>;
   constexpr int kLength = 16 / sizeof(T);
 
@@ -135,8 +237,9 @@ __global__ void __launch_bounds__(kThreads, 4)
       const int64_t cell2 = cell_along(plan, 2, x[2] + low);
       const int64_t edge = __ldg(plan.edges[2] + cell2 + 1) - x[2];
       const int high = edge < width ? static_cast<int>(edge) : width;
-      gather<T, kLength, kChannels, kRegions>(sum, total, patches, plan, weight, shape, batch, first, group,
-                                              x, low, high, covering(plan, cell0, cell1, cell2));
+      gather<kFused, T, kLength, kChannels, kRegions>(sum, total, patches, plan, weight, shape, batch, first,
+                                                      group, x, low, high,
+                                                      covering(plan, cell0, cell1, cell2), how);
       low = high;
     }
 
@@ -155,16 +258,16 @@ __global__ void __launch_bounds__(kThreads, 4)
       const int64_t at = (row + c * plan.canvas[0] * plan.canvas[1]) * plan.canvas[2] + x[2];
       switch (out_dtype) {
         case DType::f16:
-          store_sums<f16>(out, at, sum[c], width);
+          store_sums<kFused, f16>(out, at, sum[c], width, step, batch);
           break;
         case DType::bf16:
-          store_sums<bf16>(out, at, sum[c], width);
+          store_sums<kFused, bf16>(out, at, sum[c], width, step, batch);
           break;
         case DType::f32:
-          store_sums<float>(out, at, sum[c], width);
+          store_sums<kFused, float>(out, at, sum[c], width, step, batch);
           break;
         case DType::f64:
-          store_sums<double>(out, at, sum[c], width);
+          store_sums<kFused, double>(out, at, sum[c], width, step, batch);
           break;
       }
     }
@@ -195,32 +298,48 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-template <typename T, int kChannels, int kRegions>
+template <bool kFused, typename T, int kChannels, int kRegions>
 Status merge(void* out, DType out_dtype, const void* patches, int64_t batch, int64_t channels,
-             const PlanView& plan, const WeightView& weight, bool normalize, void* stream) {
+             const PlanView& plan, const WeightView& weight, bool normalize, const Fusion& fusion,
+             void* stream) {
+  using A = sum_t<T>;
   constexpr int64_t kLength = 16 / sizeof(T);
   MergeShape shape{};
   shape.channels = channels;
   shape.chunks = (channels + kChannels - 1) / kChannels;
   shape.runs = (plan.canvas[2] + kLength - 1) / kLength;
   shape.items = batch * shape.chunks * plan.canvas[0] * plan.canvas[1] * shape.runs;
-  return launch(scatter_average_kernel<T, kChannels, kRegions>, shape.items, out, stream, out, out_dtype,
-                static_cast<const T*>(patches), plan, weight, normalize, shape);
+  const Guide<A> how{static_cast<const A*>(fusion.guidance), fusion.terms,
+                     plan.regions * channels * plan.patch[0] * plan.patch[1] * plan.patch[2]};
+  const Step<A> step{fusion.x,
+                     fusion.noise,
+                     static_cast<A>(fusion.a),
+                     static_cast<A>(fusion.b),
+                     static_cast<A>(fusion.c),
+                     static_cast<const A*>(fusion.a_each),
+                     static_cast<const A*>(fusion.b_each)};
+  return launch(scatter_average_kernel<kFused, T, kChannels, kRegions>, shape.items, out, stream, out,
+                out_dtype, static_cast<const T*>(patches), plan, weight, normalize, shape, how, step);
 }
 
 }  // namespace
 
 Status scatter_average(void* out /* [B,C,*S] */, DType out_dtype, const void* patches /* [B,R,C,*s] */,
                        DType in_dtype, int64_t batch, int64_t channels, const PlanView& plan,
-                       const WeightView& weight, bool normalize, void* stream) {
+                       const WeightView& weight, bool normalize, void* stream, const Fusion& fusion) {
   return with_type(in_dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     const int64_t elements = batch * channels * plan.canvas[0] * plan.canvas[1] * plan.canvas[2];
-    // Four loads of 16 bytes in flight per thread, either way.
-    if (channels > 1 && elements >= kWave * 4 * static_cast<int64_t>(16 / sizeof(T))) {
-      return merge<T, 4, 1>(out, out_dtype, patches, batch, channels, plan, weight, normalize, stream);
+    const bool large = channels > 1 && elements >= kWave * 4 * static_cast<int64_t>(16 / sizeof(T));
+    const auto run = [&](auto kernel) {
+      return kernel(out, out_dtype, patches, batch, channels, plan, weight, normalize, fusion, stream);
+    };
+    // Four loads of 16 bytes in flight per thread, either way; under guidance each is one of each answer.
+    if (fusion.terms > 1 || fusion.x != nullptr) {
+      constexpr int kMany = sizeof(T) == 2 ? 1 : 2;
+      return large ? run(merge<true, T, kMany, 1>) : run(merge<true, T, 1, 2>);
     }
-    return merge<T, 1, 4>(out, out_dtype, patches, batch, channels, plan, weight, normalize, stream);
+    return large ? run(merge<false, T, 4, 1>) : run(merge<false, T, 1, 4>);
   });
 }
 

@@ -18,7 +18,7 @@ CHANNELS = 4
 
 @triton.jit
 def _extract_patches(
-    out,  # [B, R, C, s0, s1, s2]
+    out,  # [B, K, R, C, s0, s1, s2]
     canvas,  # [B, C, S0, S1, S2]
     offsets,  # [R, NDIM] int64
     scale,  # [B]
@@ -33,6 +33,7 @@ def _extract_patches(
     patch_volume,
     blocks,
     chunks,
+    copies,
     NDIM: tl.constexpr,
     HAS_SCALE: tl.constexpr,
     WORK: tl.constexpr,
@@ -62,24 +63,31 @@ def _extract_patches(
     )
     if HAS_SCALE:
         value = value.to(WORK) * tl.load(scale + batch).to(WORK)
-    row = (batch * regions + region) * channels + channel
-    tl.store(out + row[:, None] * patch_volume + at[None, :], narrow(value, out), mask=live)
+    result = narrow(value, out)
+    copy = 0
+    while copy < copies:
+        row = ((batch * copies + copy) * regions + region) * channels + channel
+        tl.store(out + row[:, None] * patch_volume + at[None, :], result, mask=live)
+        copy += 1
 
 
 def extract_patches(out: torch.Tensor, canvas: torch.Tensor, plan: Any, scale: torch.Tensor | None) -> None:
     """Write `out[b, r, c, d] = scale[b] * canvas[b, c, offset[r] + d]`.
 
     Args:
-        out: `[B, R, C, *s]`, contiguous; receives the patches in its own dtype.
+        out: `[B, R, C, *s]`, or `[B, K, R, C, *s]` for K copies, contiguous; receives the patches in its own
+            dtype.
         canvas: `[B, C, *S]`, contiguous.
         plan: geometry of the regions, on the canvas' device.
         scale: `[B]`, fp32 (fp64 for an fp64 canvas), or None for 1.
     """
     if out.numel() == 0:
         return
-    batch, regions, channels = out.shape[:3]
-    canvas_size, patch_size = pad(canvas.shape[2:]), pad(out.shape[3:])
-    canvas_volume, patch_volume = canvas[0, 0].numel(), out[0, 0, 0].numel()
+    copies = out.shape[1] if out.ndim == canvas.ndim + 2 else 1
+    (batch, channels), regions = canvas.shape[:2], plan.num_regions
+    canvas_size, patch_size = pad(canvas.shape[2:]), pad(plan.patch_size)
+    canvas_volume = canvas_size[0] * canvas_size[1] * canvas_size[2]
+    patch_volume = patch_size[0] * patch_size[1] * patch_size[2]
     block, group = power_of_two(patch_volume, BLOCK), power_of_two(channels, CHANNELS)
     blocks, chunks = triton.cdiv(patch_volume, block), triton.cdiv(channels, group)
     grid = check_grid("extract_patches", batch * regions * chunks * blocks)
@@ -97,6 +105,7 @@ def extract_patches(out: torch.Tensor, canvas: torch.Tensor, plan: Any, scale: t
             patch_volume,
             blocks,
             chunks,
+            copies,
             NDIM=canvas.ndim - 2,
             HAS_SCALE=scale is not None,
             WORK=accumulator(canvas.dtype),

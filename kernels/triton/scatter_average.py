@@ -27,7 +27,7 @@ def _axis_offset(at, offset, size):
 @triton.jit
 def _scatter_average(
     out,  # [B, C, S0, S1, S2]
-    patches,  # [B, R, C, s0, s1, s2]
+    patches,  # [B, K, R, C, s0, s1, s2]
     offsets,  # [R, NDIM] int64
     cell0,  # [S0] int32
     cell1,  # [S1] int32
@@ -38,6 +38,12 @@ def _scatter_average(
     weight1,  # [s1]
     weight2,  # [s2]
     coefficient,  # [R]
+    guidance,  # [K - 1, R]
+    before,  # [B, C, S0, S1, S2], the update's x
+    noise,  # [B, C, S0, S1, S2]
+    factors,  # [3, B]: a, b and c of the update
+    terms,
+    batches,
     regions,
     channels,
     canvas0,
@@ -57,6 +63,9 @@ def _scatter_average(
     HAS_COEFFICIENT: tl.constexpr,
     HAS_PATCHES: tl.constexpr,
     NORMALIZE: tl.constexpr,
+    GUIDED: tl.constexpr,
+    UPDATED: tl.constexpr,
+    HAS_NOISE: tl.constexpr,
     ACCUMULATOR: tl.constexpr,
     CHANNELS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -111,10 +120,20 @@ def _scatter_average(
             weight = weight * tl.load(weight0 + region * weight_step + place, mask=live, other=0)
 
         if HAS_PATCHES:
-            row = ((batch * regions + region) * channels)[None, :] + channel[:, None]
+            row = (((batch * terms + terms - 1) * regions + region) * channels)[None, :] + channel[:, None]
             covered = wanted & live[None, :]
-            value = tl.load(patches + row * patch_volume + place[None, :], mask=covered, other=0)
-            result += weight[None, :] * value.to(ACCUMULATOR)
+            source = patches + row * patch_volume + place[None, :]
+            value = tl.load(source, mask=covered, other=0).to(ACCUMULATOR)
+            if GUIDED:
+                last = value
+                term = 0
+                while term < terms - 1:
+                    back = (terms - 1 - term) * regions * channels * patch_volume
+                    answer = tl.load(source - back, mask=covered, other=0).to(ACCUMULATOR)
+                    scale = tl.load(guidance + term * regions + region, mask=live, other=0)
+                    value += scale[None, :] * (answer - last)
+                    term += 1
+            result += weight[None, :] * value
         total += weight
         step += 1
 
@@ -127,12 +146,15 @@ def _scatter_average(
             else:
                 reciprocal = tl.div_rn(1.0, total)
             result = result * reciprocal[None, :]
-        row = batch * channels + channel
-        tl.store(
-            out + row[:, None] * canvas_volume + at[None, :],
-            narrow(result, out),
-            mask=wanted & inside[None, :],
-        )
+        element = (batch * channels + channel)[:, None] * canvas_volume + at[None, :]
+        here = wanted & inside[None, :]
+        if UPDATED:
+            x = tl.load(before + element, mask=here, other=0).to(ACCUMULATOR)
+            result = tl.load(factors + batches + batch) * result + tl.load(factors + batch) * x
+            if HAS_NOISE:
+                drawn = tl.load(noise + element, mask=here, other=0).to(ACCUMULATOR)
+                result += tl.load(factors + 2 * batches + batch) * drawn
+        tl.store(out + element, narrow(result, out), mask=here)
     else:
         tl.store(out + at, total.to(out.dtype.element_ty), mask=inside)
 
@@ -145,6 +167,7 @@ def _launch(
     weight: Sequence[torch.Tensor],
     normalize: bool,
     coefficient: torch.Tensor | None,
+    fusion: Any = None,
 ) -> None:
     if out.numel() == 0:
         return
@@ -158,6 +181,10 @@ def _launch(
     block, group = power_of_two(canvas_volume, BLOCK), power_of_two(channels, CHANNELS)
     blocks, chunks = triton.cdiv(canvas_volume, block), triton.cdiv(channels, group)
     grid = check_grid(function, batch * chunks * blocks)
+    guided = fusion is not None and fusion.guidance is not None
+    updated = fusion is not None and fusion.x is not None
+    noisy = updated and fusion.noise is not None
+    dense = accumulator(out.dtype if patches is None else patches.dtype)
     with guard(out):
         _scatter_average[grid](
             out,
@@ -168,6 +195,12 @@ def _launch(
             plan.cell_region,
             *(pad(weight, weight[0]) if separable else [weight[0]] * 3),
             weight[0] if coefficient is None else coefficient,
+            fusion.guidance if guided else weight[0],
+            fusion.x if updated else out,
+            fusion.noise if noisy else out,
+            _factors(fusion, batch, weight[0]) if updated else weight[0],
+            patches.shape[1] if guided else 1,
+            batch,
             plan.num_regions,
             channels,
             *canvas_size,
@@ -183,11 +216,25 @@ def _launch(
             HAS_COEFFICIENT=coefficient is not None,
             HAS_PATCHES=patches is not None,
             NORMALIZE=normalize,
-            ACCUMULATOR=accumulator(out.dtype if patches is None else patches.dtype),
+            GUIDED=guided,
+            UPDATED=updated,
+            HAS_NOISE=noisy,
+            ACCUMULATOR=dense,
             CHANNELS=group,
             BLOCK=block,
             enable_fp_fusion=False,
         )
+
+
+def _factors(fusion: Any, batch: int, like: torch.Tensor) -> torch.Tensor:
+    # As a tensor, because Triton passes a Python float as fp32.
+    factors = torch.empty(3, batch, dtype=like.dtype, device=like.device)
+    for row, number in zip(factors, (fusion.a, fusion.b, fusion.c), strict=True):
+        row.fill_(number)
+    for row, each in zip(factors, (fusion.a_each, fusion.b_each), strict=False):
+        if each is not None:
+            row.mul_(each)
+    return factors
 
 
 def scatter_average(
@@ -197,18 +244,20 @@ def scatter_average(
     weight: Sequence[torch.Tensor],
     normalize: bool,
     coefficient: torch.Tensor | None,
+    fusion: Any = None,
 ) -> None:
     """Write the weighted sum, or mean, of the patches that cover each canvas element.
 
     Args:
         out: `[B, C, *S]`, contiguous.
-        patches: `[B, R, C, *s]`, contiguous.
+        patches: `[B, R, C, *s]`, contiguous; `[B, K, R, C, *s]` under guidance.
         plan: geometry and covering lists, on the patches' device.
         weight: one full window `[R|1, *s]`, or n factors `[s_i]`; fp32 (fp64 for fp64 patches).
         normalize: divide by the sum of the weights; where that is not positive the result is NaN.
         coefficient: `[R]` in the weight's dtype, or None for 1.
+        fusion: guidance `[K - 1, R]`, and the update `a x + b D + c noise`; see `intarsia.ops._fusion`.
     """
-    _launch("scatter_average", out, patches, plan, weight, normalize, coefficient)
+    _launch("scatter_average", out, patches, plan, weight, normalize, coefficient, fusion)
 
 
 def weight_total(

@@ -99,7 +99,8 @@ def _guidance(patches: Tensor, guidance: Any, sums: torch.dtype) -> Tensor:
             fail(_NAME, "guidance", wanted, type(guidance).__name__, "Give one scale for each region.")
     if guidance.dtype not in FLOATS:
         fail(_NAME, "guidance", "be real floating-point", guidance.dtype, "Convert it with .float().")
-    if guidance.dim() > 2 or (guidance.dim() == 2 and guidance.shape != (terms - 1, regions)):
+    wanted_shapes = {0: (), 1: (regions,), 2: (terms - 1, regions)}
+    if guidance.shape != wanted_shapes.get(guidance.dim()):
         wanted = f"have shape [R] or [K - 1, R] = [{terms - 1}, {regions}]"
         remedy = "Patches are [B, K, R, C, *s], the last of the K answers the unconditional one."
         fail(_NAME, "guidance", wanted, f"shape {list(guidance.shape)}", remedy)

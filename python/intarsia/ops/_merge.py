@@ -51,6 +51,9 @@ def merge(
 ) -> None:
     """Write the merged canvas to `out` after the checks that need values."""
     _check_values(function, weight, coefficient, normalize)
+    scales = None if fusion is None else fusion.guidance
+    if scales is not None and scales.device.type == "cpu" and not _finite(scales):
+        fail(function, "guidance", "be finite", "NaN or infinity", "Usual scales are 1 to 15.")
     if normalize:
         plan.require_coverage(function)
     if plan.num_regions == 0 and (fusion is None or fusion.x is None):
