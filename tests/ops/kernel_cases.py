@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 from intarsia.ops import reference
+from intarsia.ops._fusion import Fusion
 from intarsia.ops._plan import Plan, get_plan
 from torch import Tensor
 
@@ -145,6 +146,50 @@ def check_scatter(
     signed = None if coefficient is None else coefficient.double()
     reference.scatter_average(exact, patches.double(), plan, wide, mode == "mean", signed)
     close(out, exact, target if TOLERANCE[target] > TOLERANCE[sums(dtype)] else sums(dtype))
+    assert untouched()
+
+
+def check_fused(
+    backend: Any,
+    plan: Plan,
+    dtype: torch.dtype,
+    *,
+    terms: int,
+    kind: str = "separable",
+    target: torch.dtype | None = None,
+    channels: int = 5,
+    shift: int = 0,
+) -> None:
+    """K guided answers and an update of the canvas, in one call; without noise where K is 1."""
+    target, high = target or dtype, sums(dtype)
+    answers = (2, terms, plan.num_regions, channels, *plan.patch_size)
+    patches = moved(torch.randn(answers if terms > 1 else answers[:1] + answers[2:]).to(dtype), shift)
+    weight = tuple(moved(factor, shift) for factor in weights(kind, plan, high))
+    canvas = (2, channels, *plan.canvas_size)
+    x, noise = (moved(torch.randn(canvas).to(target), shift) for _ in range(2))
+    guidance = torch.rand(terms - 1, plan.num_regions, dtype=high) * 2 if terms > 1 else None
+    noisy = noise if terms > 1 else None
+    each = torch.rand(2, dtype=high)
+    fusion = Fusion(guidance, x, noisy, 0.5, -0.75, 0.25, None, each)
+    out, untouched = framed(canvas, target, shift)
+    backend.scatter_average(out, patches, plan, weight, True, None, fusion)
+
+    exact = torch.empty(out.shape, dtype=torch.float64)
+    wide = tuple(factor.double() for factor in weight)
+    halves = [None if part is None else part.double() for part in (guidance, x, noisy, each)]
+    fusion = Fusion(halves[0], halves[1], halves[2], 0.5, -0.75, 0.25, None, halves[3])
+    reference.scatter_average(exact, patches.double(), plan, wide, True, None, fusion)
+    close(out, exact, target if TOLERANCE[target] > TOLERANCE[high] else high)
+    assert untouched()
+
+
+def check_copies(backend: Any, plan: Plan, dtype: torch.dtype, *, copies: int, shift: int = 0) -> None:
+    canvas = moved(torch.randn(2, 3, *plan.canvas_size).to(dtype), shift)
+    out, untouched = framed((2, copies, plan.num_regions, 3, *plan.patch_size), dtype, shift)
+    once = torch.empty(2, plan.num_regions, 3, *plan.patch_size, dtype=dtype)
+    backend.extract_patches(once, canvas, plan, None)
+    backend.extract_patches(out, canvas, plan, None)
+    assert all(torch.equal(copy, once) for copy in out.unbind(1))
     assert untouched()
 
 

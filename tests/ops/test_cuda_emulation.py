@@ -18,15 +18,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from intarsia.ops._fusion import Fusion
 from kernel_cases import (
     CASES,
     DTYPES,
     KINDS,
     Case,
     check_bad_total,
+    check_copies,
     check_extract,
     check_far_extract,
     check_far_scatter,
+    check_fused,
     check_gaussian,
     check_nan_containment,
     check_order,
@@ -115,11 +118,13 @@ class Emulation:
             *canvas.shape[:2],
             self.words(plan, covering=False),
             None if scale is None else scale.data_ptr(),
+            out.shape[1] if out.dim() == canvas.dim() + 2 else 1,
         )
         self.finish(complaint, launched=out.numel() > 0)
 
-    def scatter_average(self, out, patches, plan, weight, normalize, coefficient) -> None:
-        self.start([out, patches, *weight, coefficient, *self.tables(plan)])
+    def scatter_average(self, out, patches, plan, weight, normalize, coefficient, fusion=None) -> None:
+        fusion = fusion or Fusion()
+        self.start([out, patches, *weight, coefficient, *fusion.tensors(), *self.tables(plan)])
         complaint = self.library.scatter(
             out.data_ptr(),
             CODES[out.dtype],
@@ -129,6 +134,9 @@ class Emulation:
             self.words(plan),
             *self.weight(weight, coefficient),
             normalize,
+            1 if fusion.guidance is None else patches.shape[1],
+            (c_void_p * 5)(*(None if t is None else t.data_ptr() for t in fusion.tensors())),
+            (c_double * 3)(fusion.a, fusion.b, fusion.c),
         )
         self.finish(complaint, launched=out.numel() > 0)
 
@@ -154,8 +162,21 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Emulation:
     buffer, words = c_void_p, POINTER(c_int64)
     weight = [POINTER(c_void_p), c_int, c_int64, c_void_p]
     library.start.argtypes = [words, words, c_int, c_uint]
-    library.extract.argtypes = [buffer, c_int, buffer, c_int, c_int64, c_int64, words, buffer]
-    library.scatter.argtypes = [buffer, c_int, buffer, c_int, c_int64, c_int64, words, *weight, c_int]
+    library.extract.argtypes = [buffer, c_int, buffer, c_int, c_int64, c_int64, words, buffer, c_int64]
+    head = [buffer, c_int, buffer, c_int, c_int64, c_int64, words]
+    fusion = [c_int64, POINTER(c_void_p), POINTER(c_double)]
+    library.scatter.argtypes = [*head, *weight, c_int, *fusion]
+        buffer,
+        c_int,
+        buffer,
+        c_int,
+        c_int64,
+        c_int64,
+        words,
+        *weight,
+        c_int,
+        *fusion,
+    ]
     library.total.argtypes = [buffer, c_int, words, *weight]
     library.gaussian.argtypes = [buffer, c_int, c_int64, c_double]
     for function in (library.extract, library.scatter, library.total, library.gaussian):
@@ -185,6 +206,16 @@ def test_scatter(backend: Emulation, case: Case, dtype: torch.dtype, shift: int)
     for kind in ("separable", "window", "windows"):
         for mode in ("mean", "sum", "signed"):
             check_scatter(backend, case.plan, dtype, kind=kind, mode=mode, shift=shift)
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+@pytest.mark.parametrize("case", CASES, ids=ids(CASES))
+def test_fused(backend: Emulation, case: Case, shift: int) -> None:
+    for dtype in DTYPES:
+        for terms, target in ((1, dtype), (2, dtype), (3, torch.float32)):
+            check_fused(backend, case.plan, dtype, terms=terms, target=target, shift=shift)
+        check_copies(backend, case.plan, dtype, copies=2, shift=shift)
+    check_fused(backend, case.plan, torch.float32, terms=2, kind="windows", channels=1)
 
 
 @pytest.mark.parametrize("target", DTYPES, ids=str)

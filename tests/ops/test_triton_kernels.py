@@ -22,9 +22,11 @@ from kernel_cases import (
     KINDS,
     Case,
     check_bad_total,
+    check_copies,
     check_extract,
     check_far_extract,
     check_far_scatter,
+    check_fused,
     check_gaussian,
     check_nan_containment,
     check_order,
@@ -76,6 +78,13 @@ def test_scatter(backend: ModuleType, case: Case, dtype: torch.dtype) -> None:
 def test_scatter_normalises_every_kind_of_weight(backend: ModuleType, case: Case) -> None:
     for kind in ("separable", "window", "windows"):
         check_scatter(backend, case.plan, torch.float32, kind=kind, mode="mean", target=torch.bfloat16)
+
+
+@pytest.mark.parametrize("case", SMALL, ids=ids(SMALL))
+def test_fused(backend: ModuleType, case: Case) -> None:
+    for dtype, terms in zip(DTYPES, (1, 2, 3, 2), strict=True):
+        check_fused(backend, case.plan, dtype, terms=terms, target=torch.float32, channels=2)
+    check_copies(backend, case.plan, torch.float32, copies=2)
 
 
 @pytest.mark.parametrize("case", SMALL, ids=ids(SMALL))

@@ -49,19 +49,24 @@ intarsia::WeightView weights(const void* const* factors, int dtype, int64_t wind
 extern "C" {
 
 const char* extract(void* out, int out_dtype, const void* canvas, int in_dtype, int64_t batch,
-                    int64_t channels, const int64_t* plan, const void* scale) {
+                    int64_t channels, const int64_t* plan, const void* scale, int64_t copies) {
   return complaint(intarsia::cuda::extract_patches(out, static_cast<intarsia::DType>(out_dtype), canvas,
                                                    static_cast<intarsia::DType>(in_dtype), batch, channels,
-                                                   unpack(plan), scale, kStream));
+                                                   unpack(plan), scale, kStream, copies));
 }
 
 const char* scatter(void* out, int out_dtype, const void* patches, int in_dtype, int64_t batch,
                     int64_t channels, const int64_t* plan, const void* const* factors, int weight_dtype,
-                    int64_t window_regions, const void* coefficient, int normalize) {
+                    int64_t window_regions, const void* coefficient, int normalize, int64_t terms,
+                    const void* const* fused, const double* numbers) {
+  intarsia::Fusion fusion;
+  fusion.terms = terms, fusion.guidance = fused[0], fusion.x = fused[1], fusion.noise = fused[2];
+  fusion.a_each = fused[3], fusion.b_each = fused[4];
+  fusion.a = numbers[0], fusion.b = numbers[1], fusion.c = numbers[2];
   return complaint(intarsia::cuda::scatter_average(
       out, static_cast<intarsia::DType>(out_dtype), patches, static_cast<intarsia::DType>(in_dtype), batch,
       channels, unpack(plan), weights(factors, weight_dtype, window_regions, coefficient), normalize != 0,
-      kStream));
+      kStream, fusion));
 }
 
 const char* total(void* out, int out_dtype, const int64_t* plan, const void* const* factors, int weight_dtype,
