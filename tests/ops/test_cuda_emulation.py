@@ -166,17 +166,6 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Emulation:
     head = [buffer, c_int, buffer, c_int, c_int64, c_int64, words]
     fusion = [c_int64, POINTER(c_void_p), POINTER(c_double)]
     library.scatter.argtypes = [*head, *weight, c_int, *fusion]
-        buffer,
-        c_int,
-        buffer,
-        c_int,
-        c_int64,
-        c_int64,
-        words,
-        *weight,
-        c_int,
-        *fusion,
-    ]
     library.total.argtypes = [buffer, c_int, words, *weight]
     library.gaussian.argtypes = [buffer, c_int, c_int64, c_double]
     for function in (library.extract, library.scatter, library.total, library.gaussian):

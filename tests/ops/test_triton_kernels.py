@@ -174,10 +174,12 @@ for ndim in (1, 2, 3):
     for values in ("*bf16", "*fp64"):
         sums, total = ("*fp64", tl.float64) if values == "*fp64" else ("*fp32", tl.float32)
         types = tables | dict.fromkeys(("weight0", "weight1", "weight2", "coefficient", "scale"), sums)
-        types |= dict.fromkeys(("out", "patches", "canvas"), values)
+        types |= dict.fromkeys(("guidance", "factors"), sums)
+        types |= dict.fromkeys(("out", "patches", "canvas", "before", "noise"), values)
         merge = sys.modules["kernels.scatter_average"]._scatter_average
         build(merge, types, NDIM=ndim, SEPARABLE=ndim != 2, HAS_COEFFICIENT=True, HAS_PATCHES=True,
-              NORMALIZE=values != "*fp64", ACCUMULATOR=total, CHANNELS=4, BLOCK=256)
+              NORMALIZE=values != "*fp64", GUIDED=ndim != 1, UPDATED=ndim != 2, HAS_NOISE=ndim == 3,
+              ACCUMULATOR=total, CHANNELS=4, BLOCK=256)
         extract = sys.modules["kernels.extract_patches"]._extract_patches
         build(extract, types, NDIM=ndim, HAS_SCALE=True, WORK=total, CHANNELS=4, BLOCK=1024)
 """
