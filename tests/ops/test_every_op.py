@@ -114,15 +114,41 @@ print(codes)
 """
 
 
-def test_a_forked_child_finishes_every_op():
+FIRST = """
+import threading, torch
+from calls import CALLS, equal
+torch.manual_seed(0)
+inputs = [call.inputs() for call in CALLS]
+together, results = threading.Barrier(16), []
+def work(turn):
+    together.wait()
+    # Each begins with another operator, so that all are loaded and planned for the first time at once.
+    for i in range(len(CALLS)):
+        i = (i + turn) % len(CALLS)
+        results.append((i, CALLS[i](inputs[i])))
+threads = [threading.Thread(target=work, args=(turn,)) for turn in range(16)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+expected = [call(given) for call, given in zip(CALLS, inputs)]
+print(len(results) == 16 * len(CALLS), all(equal(result, expected[i]) for i, result in results))
+"""
+
+
+def fresh(script: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [kept.get("PYTHONPATH")])])
-    done = subprocess.run(
-        [sys.executable, "-c", FORK],
-        env={**kept, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    command = [sys.executable, "-c", script]
+    environment = {**kept, "PYTHONPATH": path}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_a_forked_child_finishes_every_op():
+    done = fresh(FORK)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[0, 0, 0]", done.stderr
+
+
+def test_the_first_calls_of_a_process_may_come_from_sixteen_threads():
+    done = fresh(FIRST)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "True True", done.stderr
