@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -36,6 +37,18 @@ class NonFiniteRegionError(NonFiniteError):
         self.region = region
 
 
+class Update(NamedTuple):
+    """The solver's update `a x + b D + c noise`."""
+
+    a: float
+    b: float
+    c: float
+    noise: Tensor | None
+
+
+Weights: TypeAlias = tuple[tuple[Tensor, ...], Tensor | None, Tensor | None]
+
+
 def jobs_of(factor: Factor, number: int) -> list[Job]:
     """The jobs of a factor: one per size of region and distinct leaf denoiser of its terms."""
     leaves: dict[int, list[Term]] = {}
@@ -60,46 +73,76 @@ class Job:
     ) -> None:
         self.factor, self.number, self.group, self.terms = factor, number, group, terms
         self.leaf: Denoiser = terms[0][0]
-        self.part = part.repeated(len(terms))
+        scales = torch.stack([_per_region(coefficient, factor)[index] for _, _, coefficient in terms])
+        own = factor.coefficients[index]
+        # Where the terms share all of the weight, the merge combines them while it reads them.
+        self.guidance = scales[:-1] if len(terms) > 1 and _is_one(scales.sum(0)) else None
+        self.part = part if self.guidance is not None else part.repeated(len(terms))
+        signed = own if self.guidance is not None else (scales * own).flatten()
+        self.coefficient = None if bool((signed == 1).all()) else signed
         self.rows = Rows(index, factor.cond, [cond for _, cond, _ in terms], factor.max_batch)
-        scales = torch.cat([factor.scale(coefficient)[index] for _, _, coefficient in terms])
-        self.coefficient = None if bool((scales == 1).all()) else scales
-        self._weights: dict[tuple[torch.dtype, torch.device], tuple[tuple[Tensor, ...], Tensor | None]] = {}
+        self._weights: dict[tuple[torch.dtype, torch.device], Weights] = {}
         self._shares: dict[tuple[torch.dtype, torch.device], tuple[Tensor]] = {}
         self._workspace = Workspace()
 
+    @property
+    def merges_whole(self) -> bool:
+        """Whether one merge makes the job's mean: one term, or terms that it combines."""
+        return self.guidance is not None or len(self.terms) == 1
+
     @constant
-    def weights(self, dtype: torch.dtype, device: torch.device) -> tuple[tuple[Tensor, ...], Tensor | None]:
-        """Weight and coefficient in `dtype` on `device`, kept after the first call."""
+    def weights(self, dtype: torch.dtype, device: torch.device) -> Weights:
+        """Weight, coefficient and guidance in `dtype` on `device`, kept after the first call."""
         held = self._weights.get((dtype, device))
         if held is None:
             weight = self.factor.layout.weights(self.factor.weight, dtype=dtype, device=device)[self.group]
-            if weight[0].ndim > 1 and weight[0].shape[0] > 1:
+            if self.guidance is None and weight[0].ndim > 1 and weight[0].shape[0] > 1:
                 weight = (weight[0].repeat(len(self.terms), *(1,) * (weight[0].ndim - 1)),)
-            scale = None if self.coefficient is None else self.coefficient.to(device=device, dtype=dtype)
-            held = self._weights[dtype, device] = weight, scale
+            scale, guidance = (
+                None if given is None else given.to(device=device, dtype=dtype)
+                for given in (self.coefficient, self.guidance)
+            )
+            held = self._weights[dtype, device] = weight, scale, guidance
         return held
 
     def total(self) -> Tensor:
         """Sum of weights and coefficients on the canvas, `[*S]` float64."""
-        weight, coefficient = self.weights(torch.float64, torch.device("cpu"))
+        weight, coefficient, _ = self.weights(torch.float64, torch.device("cpu"))
         return self.part.total(weight=weight, coefficient=coefficient)
 
     def __call__(
-        self, x: Tensor, sigma: Tensor, cond: Cond, *, name: str, normalize: bool, check: bool
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        cond: Cond,
+        *,
+        name: str,
+        normalize: bool,
+        check: bool,
+        update: Update | None = None,
     ) -> Tensor:
-        """Merge what the denoiser says of every region, `[B, C, *S]` in the dtype of the sums."""
+        """Merge what the denoiser says of every region, `[B, C, *S]` in the dtype of the sums.
+
+        With an `update`, which only a job that is alone gets, return `a x + b D + c noise` instead.
+        """
         if type(self.leaf) is not Preconditioned or sigma.requires_grad:
             call = partial(self._network, self.leaf, sigma, name=name if check else None)
-            return self._merge(x, cond, call, normalize=normalize)
+            if update is not None and _fusable(x):
+                return self._merge(x, cond, call, normalize=normalize, update=update._asdict())
+            return updated(self._merge(x, cond, call, normalize=normalize), x, update)
         net, dtype = self.leaf.net, self.leaf.dtype
         c_in, c_skip, c_out, time = self.leaf.precond(sigma)
         call = partial(self._network, net, time, name=name if check else None, bare=True)
-        merged = self._merge(x, cond, call, normalize=normalize, scale=c_in, dtype=dtype)
+        into = partial(self._merge, x, cond, call, normalize=normalize, scale=c_in, dtype=dtype)
+        if normalize and _fusable(x):
+            whole = update or Update(0.0, 1.0, 0.0, None)
+            a, b = whole.a + whole.b * c_skip, whole.b * c_out
+            return into(update={"a": a, "b": b, "c": whole.c, "noise": whole.noise})
+        merged = into()
         skipped = per_sample(c_skip, x) * x
         if not normalize:
             skipped = skipped * self._share(merged.dtype, x.device)[0]
-        return skipped + per_sample(c_out, x) * merged
+        return updated(skipped + per_sample(c_out, x) * merged, x, update)
 
     def _merge(
         self,
@@ -110,10 +153,14 @@ class Job:
         normalize: bool,
         scale: Tensor | None = None,
         dtype: torch.dtype | None = None,
+        update: dict[str, Any] | None = None,
     ) -> Tensor:
-        shape = (x.shape[0], self.rows.per_sample, x.shape[1], *self.part.patch)
+        copies = None if self.guidance is None else len(self.terms)
+        lead = (x.shape[0],) if copies is None else (x.shape[0], copies)
+        shape = (*lead, self.part.num_regions, x.shape[1], *self.part.patch)
         with self._workspace.borrow(shape, x, dtype or x.dtype) as spare:
-            patches = self.part.extract(x, scale=scale, dtype=dtype, out=spare).flatten(0, 1)
+            cut = self.part.extract(x, scale=scale, copies=copies, dtype=dtype, out=spare)
+            patches = cut.flatten(0, len(lead))
             outputs: list[Tensor] = []
             for start, stop, told in self.rows.batches(x.shape[0], cond, x.device):
                 batch = patches.narrow(0, start, stop - start)
@@ -126,9 +173,16 @@ class Job:
             rows = patches if not outputs else outputs[0] if len(outputs) == 1 else torch.cat(outputs)
             high = torch.float64 if x.dtype == torch.float64 else torch.float32
             rows = rows.to(high) if high == torch.float64 else rows
-            weight, coefficient = self.weights(high, x.device)
+            weight, coefficient, guidance = self.weights(high, x.device)
+            given = {} if update is None else {"x": x, **update}
             return self.part.merge(
-                rows.reshape(shape), weight=weight, normalize=normalize, coefficient=coefficient, dtype=high
+                rows.reshape(shape),
+                weight=weight,
+                normalize=normalize,
+                coefficient=coefficient,
+                guidance=guidance,
+                dtype=high,
+                **given,
             )
 
     def _network(
@@ -192,3 +246,25 @@ def _unshared(out: Tensor, store: Tensor) -> Tensor:
     """`out`, copied first if it is a view of the memory it is about to be written to."""
     shared = out.untyped_storage().data_ptr() == store.untyped_storage().data_ptr()
     return out.clone() if shared else out
+
+
+def _per_region(coefficient: float | Tensor, factor: Factor) -> Tensor:
+    scale = torch.as_tensor(coefficient, dtype=torch.float64, device="cpu").detach()
+    return scale.expand(factor.layout.num_regions)
+
+
+def _is_one(total: Tensor) -> bool:
+    return bool(((total - 1).abs() <= 1e-12).all())
+
+
+def _fusable(x: Tensor) -> bool:
+    # With gradients recorded the separate steps serve every transform of autograd.
+    return not torch.is_grad_enabled() and x.dtype in (torch.float32, torch.float64)
+
+
+def updated(denoised: Tensor, x: Tensor, update: Update | None) -> Tensor:
+    """`a x + b D + c noise` of an estimate D, in steps of their own; D itself without an update."""
+    if update is None:
+        return denoised
+    value = torch.add(update.b * denoised, x, alpha=update.a)
+    return value if update.noise is None else torch.add(value, update.noise, alpha=update.c)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from intarsia.compose._constant import constant
-from intarsia.compose._job import jobs_of
+from intarsia.compose._job import Update, jobs_of, updated
 from intarsia.compose.factor import Factor
 from intarsia.layout import check_cover
 from intarsia.layout._check import fail
@@ -71,7 +71,7 @@ class Composite:
             check_cover(name, total)
         else:
             _check_one(name, total)
-        self._fused = normalize and len(self._jobs) == 1 and len(self._jobs[0].terms) == 1
+        self._fused = normalize and len(self._jobs) == 1 and self._jobs[0].merges_whole
         self._total = total if normalize and not self._fused else None
         self._totals: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
@@ -100,6 +100,41 @@ class Composite:
             NonFiniteRegionError: a network returned NaN or infinity, unless that is ignored.
             ValueError: a canvas of another size, a sigma that is not `[B]`, a cond that does not fit.
         """
+        return self._evaluate(x, sigma, cond, None)
+
+    def affine(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        cond: Cond = None,
+        *,
+        a: float,
+        b: float,
+        c: float = 0.0,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """Return `a*x + b*D(x, sigma, cond) + c*noise`, one factor's in the pass that merges its regions.
+
+        Args:
+            x: `[B, C, *S]`, any floating dtype.
+            sigma: `[B]` noise levels.
+            cond: as in a call.
+            a: factor of the canvas.
+            b: factor of the estimate.
+            c: factor of `noise`.
+            noise: `[B, C, *S]` in the dtype of `x`.
+
+        Returns:
+            `[B, C, *S]` in the dtype of `x`, never memory that is used again. It equals the separate steps to
+            the rounding of float32 (float64 on float64 canvases).
+
+        Raises:
+            NonFiniteRegionError: a network returned NaN or infinity, unless that is ignored.
+            ValueError: as in a call.
+        """
+        return self._evaluate(x, sigma, cond, Update(a, b, c, noise if c else None))
+
+    def _evaluate(self, x: Tensor, sigma: Tensor, cond: Cond, update: Update | None) -> Tensor:
         check_canvas(self.name, x)
         if tuple(x.shape[2:]) != self.size:
             got = f"{tuple(x.shape[2:])} (shape {list(x.shape)})"
@@ -114,13 +149,19 @@ class Composite:
         high = torch.float64 if x.dtype == torch.float64 else torch.float32
         check = self._looks_for_nonfinite(x)
         merged: Tensor | None = None
+        if len(self._jobs) == 1 and self._total is None:
+            (job,) = self._jobs
+            normalize = self._fused
+            return job(x, sigma, cond, name=self.name, normalize=normalize, check=check, update=update).to(
+                x.dtype
+            )
         for job in self._jobs:
             part = job(x, sigma, cond, name=self.name, normalize=self._fused, check=check)
             merged = part if merged is None else merged + part
         assert merged is not None
         if self._total is not None:
             merged = merged / self._total_on(high, x.device)
-        return merged.to(x.dtype)
+        return updated(merged.to(x.dtype), x, update)
 
     def _looks_for_nonfinite(self, x: Tensor) -> bool:
         if torch.compiler.is_compiling():
@@ -137,7 +178,7 @@ class Composite:
 
     def _check_weights(self) -> None:
         for job in self._jobs:
-            weight, _ = job.weights(torch.float64, torch.device("cpu"))
+            weight, *_ = job.weights(torch.float64, torch.device("cpu"))
             what = f"weight of factor {job.number}"
             for factor in weight:
                 bad = int((~torch.isfinite(factor)).sum())

@@ -104,6 +104,7 @@ class Layout:
         canvas: Tensor,
         *,
         scale: Tensor | None = None,
+        copies: int | None = None,
         dtype: torch.dtype | None = None,
         out: Tensor | None = None,
     ) -> Tensor:
@@ -112,11 +113,12 @@ class Layout:
         Args:
             canvas: `[B, C, *S]`, any floating dtype.
             scale: `[B]` multiplier (a network's `c_in`), applied before the cast.
+            copies: K, to crop every region K times, as guidance needs it.
             dtype: dtype of the patches; None keeps the canvas's.
-            out: `[B, R, C, *s]` to write into.
+            out: what is returned, to write into.
 
         Returns:
-            `[B, R, C, *s]` patches.
+            `[B, R, C, *s]` patches, or `[B, K, R, C, *s]` with `copies`.
 
         Raises:
             ValueError: a canvas whose shape is not this layout's.
@@ -127,7 +129,14 @@ class Layout:
                     [2., 3.]])
         """
         return ops.extract_patches(
-            canvas, offsets=self.offsets, size=self.patch, wrap=self.wrap, scale=scale, dtype=dtype, out=out
+            canvas,
+            offsets=self.offsets,
+            size=self.patch,
+            wrap=self.wrap,
+            scale=scale,
+            copies=copies,
+            dtype=dtype,
+            out=out,
         )
 
     def merge(
@@ -137,16 +146,33 @@ class Layout:
         weight: Weight = uniform,
         normalize: bool = True,
         coefficient: Tensor | None = None,
+        guidance: float | Tensor | None = None,
+        x: Tensor | None = None,
+        a: float | Tensor = 0.0,
+        b: float | Tensor = 1.0,
+        noise: Tensor | None = None,
+        c: float = 0.0,
         dtype: torch.dtype | None = None,
+        out: Tensor | None = None,
     ) -> Tensor:
         """Sum the weighted patches on the canvas, by default divided by the sum of the weights.
 
+        With `guidance` it combines several answers to every region first; with `x` it returns the update
+        `a x + b D + c noise` of the merged D. Either costs no pass of its own.
+
         Args:
-            patches: `[B, R, C, *s]`, any floating dtype.
+            patches: `[B, R, C, *s]`, any floating dtype; `[B, K, R, C, *s]` with `guidance`.
             weight: a window, its 1-D factors, a tensor `[*s]` or `[R|1, *s]`, or a soft map `[*S]`.
             normalize: divide by the total weight.
             coefficient: `[R]` signed multiplier of each region; not negative when normalised.
-            dtype: dtype of the result; None keeps the patches'.
+            guidance: one scale, or `[R]`, or `[K - 1, R]`; see `ops.scatter_average`.
+            x: `[B, C, *S]` canvas before the update, in the dtype of the result.
+            a: factor of `x`, a number or `[B]`.
+            b: factor of D, a number or `[B]`.
+            noise: `[B, C, *S]` in the dtype of the result.
+            c: factor of `noise`.
+            dtype: dtype of the result; None keeps that of `x`, or else the patches'.
+            out: `[B, C, *S]` to write into.
 
         Returns:
             `[B, C, *S]` canvas; summed in float32 (float64 for float64 patches).
@@ -170,7 +196,14 @@ class Layout:
             wrap=self.wrap,
             normalize=normalize,
             coefficient=coefficient,
+            guidance=guidance,
+            x=x,
+            a=a,
+            b=b,
+            noise=noise,
+            c=c,
             dtype=dtype,
+            out=out,
         )
 
     def total(
