@@ -12,18 +12,18 @@ from typing import Any
 import torch
 
 from benchmarks.measure import WrongResult, measure
-from benchmarks.suite import FAMILIES, Case, Missing, Problem, select
+from benchmarks.suite import FAMILIES, STOCK, Case, Missing, Problem, select
 
 __all__ = ["main", "shares"]
 
 Row = dict[str, Any]
 
 
-def shares(families: list[str], began: float, seconds: float) -> dict[str, float]:
+def shares(families: list[str], began: float, seconds: float, *, stock: bool = False) -> dict[str, float]:
     """Return when each family begins its last row; what one leaves unused falls to the next."""
-    total, ends, spent = sum(FAMILIES[name] for name in families), {}, 0.0
+    total, ends, spent = sum(FAMILIES[name][stock] for name in families), {}, 0.0
     for name in families:
-        spent += FAMILIES[name]
+        spent += FAMILIES[name][stock]
         ends[name] = began + seconds * spent / total
     return ends
 
@@ -34,7 +34,8 @@ def main(argument: str) -> None:
     # The allocator keeps what it is given back: touched here once, it costs the first rows nothing.
     torch.ones(spec.get("kept_bytes", 0), dtype=torch.uint8)
     chosen = select(spec["only"], spec["device"], spec["quick"], spec["families"])
-    ends = shares(list(dict.fromkeys(family for family, _ in chosen)), time.time(), spec["seconds"])
+    families = list(dict.fromkeys(family for family, _ in chosen))
+    ends = shares(families, time.time(), spec["seconds"], stock=spec["modes"][0] in STOCK)
     for family, case in chosen:
         for dtype in [d for d in case.dtypes if d in spec["dtypes"] or len(case.dtypes) == 1]:
             for row in _rows(case, dtype, spec, ends[family]):

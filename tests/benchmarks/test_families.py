@@ -204,7 +204,7 @@ def test_a_crash_is_a_refused_row(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_families_share_the_time_and_pass_on_what_they_leave() -> None:
     ends = worker.shares(["regions", "rng"], 100.0, 10.0)
-    part = FAMILIES["regions"] / (FAMILIES["regions"] + FAMILIES["rng"])
+    part = FAMILIES["regions"][0] / (FAMILIES["regions"][0] + FAMILIES["rng"][0])
     assert ends["regions"] == pytest.approx(100.0 + 10.0 * part) and ends["rng"] == pytest.approx(110.0)
 
 

@@ -228,6 +228,32 @@ def test_the_table_says_what_falls_short_and_what_was_disturbed() -> None:
     assert text.splitlines()[-1].endswith("no time")
 
 
+def test_the_markdown_has_every_figure_of_a_row() -> None:
+    row = measure.measure(
+        build(GRID, "float32", CPU), mode="neutral", threads=1, slow=False, rounds=1, round_seconds=0.0,
+        build_ours=plain,
+    )  # fmt: skip
+    skipped = {"case": "y", "dtype": "float32", "threads": 1, "mode": "out", "skipped": "no time"}
+    lines = report.markdown({"device": "a CPU", "torch": "2"}, [row, skipped]).splitlines()
+    assert lines[0] == "# a CPU, torch 2" and len({line.count("|") for line in lines[4:]}) == 1
+    assert "| avg.tiny | f32 | 1 | neutral |" in lines[6] and "value/count loop" in lines[6]
+    assert lines[7].endswith("| no time |")
+
+
+def test_a_target_may_ask_for_a_peer_and_for_a_figure() -> None:
+    ask = Target(versus=(("value/count loop", 1e9),), figures=(("spread", 2.0), ("fit >=", 0.9)))
+    problem = build(dataclasses.replace(GRID, targets=(ask,)), "float32", CPU)
+    problem.figures = lambda row: {"spread": 1.0, "fit": 0.5}  # type: ignore[method-assign]
+    row = measure.measure(
+        problem, mode="neutral", threads=1, slow=False, rounds=1, round_seconds=0.0, build_ours=plain
+    )
+    assert {key: verdict["met"] for key, verdict in row["target"].items()} == {
+        "value/count loop": False,
+        "spread": True,
+        "fit >=": False,
+    }
+
+
 def test_a_small_run_from_end_to_end(tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
     command = [
