@@ -123,9 +123,11 @@ __device__ inline void store_words(T* to, const T (&from)[kLength]) {
   using W = typename Word<kWordBytes<T, kLength>>::type;
   W words[kLength * sizeof(T) / sizeof(W)];
   memcpy(words, from, sizeof(words));
+  // A plain assignment is taken apart into 4-byte stores.
 #pragma unroll
-  for (int i = 0; i < static_cast<int>(sizeof(words) / sizeof(W)); ++i)
-    reinterpret_cast<W*>(to)[i] = words[i];
+  for (int i = 0; i < static_cast<int>(sizeof(words) / sizeof(W)); ++i) {
+    __stwb(reinterpret_cast<W*>(to) + i, words[i]);
+  }
 }
 
 // Stores the first `width` of a run.

@@ -113,3 +113,9 @@ def test_products_and_sums_round_separately_on_both_sides() -> None:
     assert all(term == "share" or term.startswith("product(") for term in sums), sums
     builds = (ROOT / "CMakeLists.txt", ROOT / "kernels" / "CMakeLists.txt")
     assert any("-ffp-contract=off" in build.read_text() for build in builds if build.exists())
+
+
+def test_whole_words_are_stored_by_an_instruction_of_their_width():
+    body = code(ROOT / "kernels" / "cuda" / "element.cuh")
+    assert body.count("__stwb(reinterpret_cast<W*>(to) + i, words[i]);") == 1
+    assert not re.search(r"reinterpret_cast<(W|uint4)\*>\([^)]*\)\[[^]]*\] =", "".join(map(code, SOURCES)))

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <utility>
 #include <vector>
 
@@ -57,6 +58,12 @@ T __ldg(const T* address) {
 template <typename T>
 T __ldcs(const T* address) {
   return __ldg(address);
+}
+
+template <typename T>
+void __stwb(T* address, T value) {
+  if (reinterpret_cast<uintptr_t>(address) % sizeof(T) != 0) ++emulation::faults;
+  std::memcpy(static_cast<void*>(address), &value, sizeof(T));
 }
 
 inline float __fmul_rn(float a, float b) {
