@@ -57,19 +57,25 @@ void noise_bundle(T* out, const NoiseRows& rows, int64_t first, int64_t count) {
                                    {rows.key, channel.half(1), x0.half(1), x1.half(1)}};
   const int64_t skip = rows.x & 3, blocks = rows.blocks(), width = rows.width;
   uint32_t block = static_cast<uint32_t>(rows.x >> 2);
-  alignas(INTARSIA_VECTOR_BYTES) T group[kGroup];
-  for (int64_t k = 0, at = -skip; k < blocks; ++k, ++block, at += 4) {
-    U32 word[4];
-    group_words(starts, block, word);
-    store_group(group, word);
+  alignas(INTARSIA_VECTOR_BYTES) T group[2][kGroup];
+  const auto place = [&](const T* from, int64_t at) {
     if (at >= 0 && at + 4 <= width) {
-      for (int64_t i = 0; i < count; ++i) memcpy(out + i * width + at, group + 4 * i, 4 * sizeof(T));
-      continue;
+      for (int64_t i = 0; i < count; ++i) memcpy(out + i * width + at, from + 4 * i, 4 * sizeof(T));
+      return;
     }
-    const int64_t from = std::max<int64_t>(at, 0), to = std::min(at + 4, width);
+    const int64_t begin = std::max<int64_t>(at, 0), end = std::min(at + 4, width);
     for (int64_t i = 0; i < count; ++i) {
-      for (int64_t j = from; j < to; ++j) out[i * width + j] = group[4 * i + j - at];
+      for (int64_t j = begin; j < end; ++j) out[i * width + j] = from[4 * i + j - at];
     }
+  };
+  for (int64_t k = 0, at = -skip; k < blocks; k += 2, block += 2, at += 8) {
+    U32 word[2][4];
+    group_words(starts, block, word[0]);
+    group_words(starts, block + 1, word[1]);
+    store_group(group[0], word[0]);
+    if (k + 1 < blocks) store_group(group[1], word[1]);
+    place(group[0], at);
+    if (k + 1 < blocks) place(group[1], at + 4);
   }
 }
 

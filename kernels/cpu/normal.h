@@ -201,6 +201,16 @@ INTARSIA_INLINE void transpose_quarters(X (&part)[4]) {
     part[2 * i] = (X)_mm256_unpacklo_pd((__m256d)t[i], (__m256d)t[i + 2]);
     part[2 * i + 1] = (X)_mm256_unpackhi_pd((__m256d)t[i], (__m256d)t[i + 2]);
   }
+#elif defined(__SSE2__)
+  __m128 t[4];
+  for (int i = 0; i < 4; i += 2) {
+    t[i] = _mm_unpacklo_ps((__m128)part[i], (__m128)part[i + 1]);
+    t[i + 1] = _mm_unpackhi_ps((__m128)part[i], (__m128)part[i + 1]);
+  }
+  for (int i = 0; i < 2; ++i) {
+    part[2 * i] = (X)_mm_unpacklo_pd((__m128d)t[i], (__m128d)t[i + 2]);
+    part[2 * i + 1] = (X)_mm_unpackhi_pd((__m128d)t[i], (__m128d)t[i + 2]);
+  }
 #else
   const X from[4] = {part[0], part[1], part[2], part[3]};
   for (int i = 0; i < 4; ++i) {
@@ -266,6 +276,14 @@ INTARSIA_INLINE void noise_run(T* out, const NoiseRow& row, int64_t x, int64_t n
     done = kGroup - skip < n ? kGroup - skip : n;
     memcpy(out, group + skip, done * sizeof(T));
     block += kGroup / 4;
+  }
+  // Two at a time: one alone leaves the processor waiting for its chain of products.
+  for (; n - done >= 2 * kGroup; done += 2 * kGroup, block += kGroup / 2) {
+    U32 next[4];
+    group_words(start, block, word);
+    group_words(start, block + kGroup / 4, next);
+    store_group(out + done, word);
+    store_group(out + done + kGroup, next);
   }
   for (; n - done >= kGroup; done += kGroup, block += kGroup / 4) {
     group_words(start, block, word);

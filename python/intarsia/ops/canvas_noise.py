@@ -84,7 +84,8 @@ def canvas_noise(
     check_out_argument(_NAME, out, dtype)
     if device is not None and torch.device(device) != out.device:
         fail(_NAME, "out", f"be on {device}", out.device, "Leave device out to take it from out.")
-    _shape(seeds, purpose, step, start, extents, count, out.dtype, out.shape)
+    if out.shape != (len(seeds), count, *extents):
+        _shape(seeds, purpose, step, start, extents, count, out.dtype, out.shape)
     choose(f"{_NAME}_out", _noise_out, out)(seeds, purpose, step, start, out)
     return out
 
