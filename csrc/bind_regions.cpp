@@ -136,8 +136,8 @@ Fusion fusion_of(py::handle given, int64_t terms, const Borrowed& out, DType sum
     return static_cast<const void*>(t.data);
   };
   if (terms > 1) {
+    if (parts[0].is_none()) refuse(function, "guidance", "be given for patches [B, K, R, C, *size]", "None");
     fusion.guidance = take(0, "guidance", sums, {terms - 1, plan.regions});
-    if (!fusion.guidance) refuse(function, "guidance", "be given for patches [B, K, R, C, *size]", "None");
   }
   fusion.x = canvas(1, "x"), fusion.noise = canvas(2, "noise");
   fusion.a = parts[3].cast<double>(), fusion.b = parts[4].cast<double>(), fusion.c = parts[5].cast<double>();

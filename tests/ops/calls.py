@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -98,6 +99,20 @@ def merging(dtype: torch.dtype, *, batch: int, channels: int, regions: int, patc
     return {**places(regions, patch), **share, "patches": patches}
 
 
+def updating(dtype: torch.dtype, *, batch: int, channels: int, regions: int, patch: int) -> Inputs:
+    """Two answers to every region under guidance, and a solver's update of the canvas."""
+    made = merging(dtype, batch=batch, channels=channels, regions=regions, patch=patch)
+    canvas = (batch, channels, *made["size"])
+    made["patches"] = torch.randn(batch, 2, regions, channels, 8, patch).to(dtype)
+    update = {
+        "x": torch.randn(canvas).to(dtype),
+        "noise": torch.randn(canvas).to(dtype),
+        "a": 0.75,
+        "b": 0.25,
+    }
+    return {**made, **update, "c": 0.5, "guidance": 1.5 + torch.rand(regions, dtype=sums(dtype))}
+
+
 def totalling(dtype: torch.dtype, *, regions: int, patch: int) -> Inputs:
     made = merging(dtype, batch=1, channels=1, regions=regions, patch=patch)
     return {name: made[name] for name in ("offsets", "weight", "size", "wrap", "coefficient")}
@@ -130,6 +145,24 @@ REGIONS = (
         BUSY,
         ("batch", "channels", "regions"),
         ("patches", (slice(None), 5)),
+    ),
+    Call(
+        "extract_patches with copies",
+        functools.partial(ops.extract_patches, copies=2),
+        extraction,
+        SMALL,
+        BUSY,
+        ("batch", "channels", "regions"),
+        ("canvas", (0, 1, 5, slice(3, 6))),
+    ),
+    Call(
+        "scatter_average with an update",
+        ops.scatter_average,
+        updating,
+        SMALL,
+        BUSY,
+        ("batch", "channels", "regions"),
+        ("patches", (slice(None), 1, 5)),
     ),
     Call(
         "weight_total",
