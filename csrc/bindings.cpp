@@ -63,6 +63,7 @@ void bind_all(py::module_ m, const char* how) {
   bind_regions<device>(m, how);
   bind_rope<device>(m, how);
   bind_noise<device>(m, how);
+  bind_slerp<device>(m, how);
 }
 
 }  // namespace

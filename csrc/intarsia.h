@@ -125,6 +125,23 @@ struct Fusion {
   const void* b_each = nullptr;  // likewise for b
 };
 
+// How the states of a spherical aggregate become one point.
+enum class Fold : int32_t { great_circle, right_angle, mean };
+constexpr int kMaxStates = 32;
+
+// N states x_i, their means mu_i and their results, each [B, n]. Borrowed memory.
+struct AggregateView {
+  int count = 0;  // N, 1 to kMaxStates
+  Fold fold = Fold::great_circle;
+  bool over_batch = false;         // one distance ||x' - mu_i|| for the whole batch
+  double weight[kMaxStates] = {};  // [N - 1]; [N] with sum 1 for Fold::mean
+  double eta = 0.0;
+  const double* etas = nullptr;  // [B], instead of eta, or null
+  const void* state[kMaxStates] = {};
+  const void* mean[kMaxStates] = {};
+  void* out[kMaxStates] = {};
+};
+
 // What a kernel found wrong; `where` is an index whose meaning depends on the code.
 struct Status {
   enum Code : int32_t {
@@ -176,6 +193,15 @@ Status canvas_noise(void* out /* [B,C,*S] */, DType out_dtype, int64_t batch, in
 // The 32-bit integers that they are made of; places 2k and 2k + 1 of the last axis share theirs.
 Status canvas_integers(int64_t* out /* [B,C,*S] */, int64_t batch, int64_t channels, const NoiseView& noise,
                        int threads);
+// out[b] = |x0|^(1-w) |x1|^w (sin((1-w) t) x0/|x0| + sin(w t) x1/|x1|) / sin t, t the angle between x0[b] and
+// x1[b]; w = 0 and 1 copy an end. Inner products in f64, summed in one order for any threads.
+Status slerp(void* out /* [B,n] */, const void* x0 /* [B,n] */, const void* x1 /* [B,n] */, DType dtype,
+             int64_t batch, int64_t size, double w, const double* ws /* [B], instead of w, or null */,
+             int threads);
+
+// out_i[b] = x' - min(eta, r_i) (x' - mu_i) / r_i with r_i = ||x' - mu_i|| and x' the fold of all x_k[b]:
+// m = x_1, then m = slerp(x_k, m; w_(k-1)). One pass for inner products in f64, one for the results.
+Status spherical_aggregate(const AggregateView& view, DType dtype, int64_t batch, int64_t size, int threads);
 
 // The instruction set whose kernels run here: "avx512", "avx2" or "baseline".
 const char* simd();
@@ -201,6 +227,14 @@ Status rope(const HeadsView* tensors, int count, DType dtype, const RotationView
 Status canvas_noise(void* out, DType out_dtype, int64_t batch, int64_t channels, const NoiseView& noise,
                     void* stream);
 Status canvas_integers(int64_t* out, int64_t batch, int64_t channels, const NoiseView& noise, void* stream);
+
+// Two launches each. `sums` is memory for [B, gram_parts(n), products] partial sums: 3 products for slerp,
+// N(N+1)/2 + N^2 + N for N states. gram_parts depends on n alone.
+int64_t gram_parts(int64_t size);
+Status slerp(void* out, const void* x0, const void* x1, DType dtype, int64_t batch, int64_t size, double w,
+             const double* ws, double* sums, void* stream);
+Status spherical_aggregate(const AggregateView& view, DType dtype, int64_t batch, int64_t size, double* sums,
+                           void* stream);
 
 }  // namespace cuda
 }  // namespace intarsia

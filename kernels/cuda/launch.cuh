@@ -74,6 +74,19 @@ __device__ inline int64_t item_step() {
   return static_cast<int64_t>(gridDim.x) * blockDim.x;
 }
 
+// Kernels whose blocks work together are launched with kThreads items for each block.
+__device__ inline int64_t first_group() {
+  return static_cast<int64_t>(blockIdx.x);
+}
+
+__device__ inline int64_t group_step() {
+  return static_cast<int64_t>(gridDim.x);
+}
+
+__device__ inline int thread_in_block() {
+  return static_cast<int>(threadIdx.x);
+}
+
 // Splits the last digit, of base `size`, off `rest`.
 __device__ inline int64_t take(int64_t& rest, int64_t size) {
   if (size == 1) return 0;

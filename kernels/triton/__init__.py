@@ -9,6 +9,8 @@ from .gaussian_weights import gaussian_weights
 from .noise import canvas_noise
 from .rope import rope
 from .scatter_average import scatter_average, weight_total
+from .slerp import slerp
+from .spherical_aggregate import spherical_aggregate
 
 __all__ = [
     "canvas_noise",
@@ -16,5 +18,7 @@ __all__ = [
     "gaussian_weights",
     "rope",
     "scatter_average",
+    "slerp",
+    "spherical_aggregate",
     "weight_total",
 ]

@@ -125,6 +125,17 @@ def turning(dtype: torch.dtype, *, batch: int, heads: int, tokens: int, dim: int
     return {"q": q.to(dtype), "k": k.to(dtype), "table": ops.rope_table(positions, dim, dtype=sums(dtype))}
 
 
+def vectors(dtype: torch.dtype, *, batch: int, length: int) -> Inputs:
+    x0, x1 = torch.randn(2, batch, 3, length).to(dtype).unbind(0)
+    return {"x0": x0, "x1": x1, "w": torch.rand(batch, dtype=torch.float64)}
+
+
+def models(dtype: torch.dtype, *, batch: int, length: int) -> Inputs:
+    states, means = torch.randn(2, 3, batch, 2, length).to(dtype).unbind(0)
+    eta = torch.rand(batch, dtype=torch.float64)
+    return {"states": states, "means": means, "weights": (0.5, 0.65), "eta": eta}
+
+
 SMALL = {"batch": 2, "channels": 3, "regions": 12, "patch": 8}
 BUSY = {"batch": 2, "channels": 4, "regions": 24, "patch": 128}
 REGIONS = (
@@ -207,4 +218,24 @@ NOISE = Call(
     {"batch": 2, "channels": 3, "width": 3000},
     ("batch", "channels", "width"),
 )
-CALLS = (*REGIONS, ROPE, NOISE)
+SPHERE = (
+    Call(
+        "slerp",
+        ops.slerp,
+        vectors,
+        {"batch": 3, "length": 11},
+        {"batch": 3, "length": 20000},
+        ("batch", "length"),
+        ("x0", (1, 2, slice(3, 6))),
+    ),
+    Call(
+        "spherical_aggregate",
+        ops.spherical_aggregate,
+        models,
+        {"batch": 3, "length": 11},
+        {"batch": 3, "length": 20000},
+        ("batch", "length"),
+        ("states", (2, 1, 1, slice(3, 6))),
+    ),
+)
+CALLS = (*REGIONS, ROPE, NOISE, *SPHERE)

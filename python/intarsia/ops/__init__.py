@@ -9,6 +9,8 @@ from intarsia.ops.gaussian_weights import gaussian_weights
 from intarsia.ops.rope import rope
 from intarsia.ops.rope_table import rope_frequencies, rope_table
 from intarsia.ops.scatter_average import scatter_average
+from intarsia.ops.slerp import slerp
+from intarsia.ops.spherical_aggregate import spherical_aggregate
 from intarsia.ops.weight_total import weight_total
 
 __all__ = [
@@ -22,6 +24,8 @@ __all__ = [
     "rope_frequencies",
     "rope_table",
     "scatter_average",
+    "slerp",
+    "spherical_aggregate",
     "use_backend",
     "weight_total",
 ]

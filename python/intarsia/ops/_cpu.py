@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from intarsia.ops._compiled import _C
+from intarsia.ops._cpu_slerp import slerp as slerp
+from intarsia.ops._cpu_slerp import spherical_aggregate as spherical_aggregate
 from intarsia.ops._fusion import Fusion
 from intarsia.ops._plan import Plan
 

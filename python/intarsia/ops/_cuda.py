@@ -23,6 +23,9 @@ if torch.version.hip is not None:
 if not torch.cuda.is_available():
     raise ImportError("PyTorch sees no CUDA device")
 
+from intarsia.ops._cuda_slerp import slerp as slerp  # noqa: E402
+from intarsia.ops._cuda_slerp import spherical_aggregate as spherical_aggregate  # noqa: E402
+
 _extract, _scatter = _C.cuda.extract_patches, _C.cuda.scatter_average
 _total, _gaussian = _C.cuda.weight_total, _C.cuda.gaussian_weights
 _rope = _C.cuda.rope

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from intarsia import _triton
-from intarsia._triton import extract_patches, gaussian_weights, rope, scatter_average, weight_total
+from intarsia._triton import (
+    extract_patches,
+    gaussian_weights,
+    rope,
+    scatter_average,
+    slerp,
+    spherical_aggregate,
+    weight_total,
+)
 from intarsia.ops._reference_noise import noise_key
 
 __all__ = [
@@ -21,6 +29,8 @@ __all__ = [
     "gaussian_weights",
     "rope",
     "scatter_average",
+    "slerp",
+    "spherical_aggregate",
     "weight_total",
 ]
 

@@ -18,6 +18,7 @@ from intarsia.ops._fusion import Fusion
 from intarsia.ops._plan import Plan
 from intarsia.ops._reference_noise import canvas_integers, canvas_noise
 from intarsia.ops._reference_rope import rope
+from intarsia.ops._reference_slerp import slerp, spherical_aggregate
 
 __all__ = [
     "canvas_integers",
@@ -26,6 +27,8 @@ __all__ = [
     "gaussian_weights",
     "rope",
     "scatter_average",
+    "slerp",
+    "spherical_aggregate",
     "weight_total",
 ]
 

@@ -12,9 +12,14 @@
 #include <utility>
 #include <vector>
 
+#include <ucontext.h>
+
+#include <functional>
+
 #define __global__
 #define __device__
 #define __host__
+#define __shared__ static
 #define __launch_bounds__(...)
 
 struct dim3 {
@@ -38,6 +43,63 @@ inline int faults = 0;
 inline int device = 0;
 inline int device_seen = -1;
 }  // namespace emulation
+
+// Threads of a block that wait for each other: each runs on a stack of its own until it gets to the next
+// wait.
+namespace emulation {
+constexpr size_t kStack = 64 << 10;
+struct Fiber {
+  ucontext_t here;
+  std::vector<char> stack = std::vector<char>(kStack);
+  bool done = false;
+};
+inline std::vector<Fiber> fibers;
+inline ucontext_t scheduler;
+inline std::function<void()> body;
+inline Fiber* running = nullptr;
+inline bool waited = false;
+
+inline void enter() {
+  body();
+  running->done = true;
+}
+inline void resume(unsigned thread) {
+  threadIdx.x = thread;
+  running = &fibers[thread];
+  swapcontext(&scheduler, &running->here);
+  running = nullptr;
+}
+inline void begin(unsigned thread) {
+  Fiber& fiber = fibers[thread];
+  fiber.done = false;
+  getcontext(&fiber.here);
+  fiber.here.uc_stack.ss_sp = fiber.stack.data();
+  fiber.here.uc_stack.ss_size = fiber.stack.size();
+  fiber.here.uc_link = &scheduler;
+  makecontext(&fiber.here, enter, 0);
+  resume(thread);
+}
+// The threads after the first are only begun as fibers if that one waited.
+inline void run_block() {
+  fibers.resize(blockDim.x);
+  waited = false;
+  begin(0);
+  const bool together = waited;
+  for (unsigned thread = 1; thread < blockDim.x; ++thread) {
+    threadIdx.x = thread;
+    together ? begin(thread) : body();
+  }
+  while (together && !fibers[0].done) {
+    for (unsigned thread = 0; thread < blockDim.x; ++thread) resume(thread);
+  }
+  for (unsigned thread = 1; together && thread < blockDim.x; ++thread) faults += !fibers[thread].done;
+}
+}  // namespace emulation
+
+inline void __syncthreads() {
+  emulation::waited = true;
+  swapcontext(&emulation::running->here, &emulation::scheduler);
+}
 
 template <typename T>
 T __ldg(const T* address) {
@@ -126,8 +188,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   emulation::device_seen = emulation::device;
   gridDim = dim3(config->gridDim.x < emulation::most_blocks ? config->gridDim.x : emulation::most_blocks);
   blockDim = config->blockDim;
-  for (blockIdx.x = 0; blockIdx.x < gridDim.x; ++blockIdx.x) {
-    for (threadIdx.x = 0; threadIdx.x < blockDim.x; ++threadIdx.x) kernel(arguments...);
-  }
+  emulation::body = [&] { kernel(arguments...); };
+  for (blockIdx.x = 0; blockIdx.x < gridDim.x; ++blockIdx.x) emulation::run_block();
   return cudaSuccess;
 }
