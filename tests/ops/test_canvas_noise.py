@@ -212,6 +212,19 @@ def test_a_fake_tensor_has_the_shape():
     assert ops.canvas_noise(1, (0, 0), (0,), (4,), device="meta").is_meta
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_cuda_graph_replays_its_noise(gpu_backend):
+    expected = ops.canvas_noise([1, 2], (0, 3), (-5,), (500,), device="cuda")
+    out, graph = torch.empty_like(expected), torch.cuda.CUDAGraph()
+    ops.canvas_noise([1, 2], (0, 3), (-5,), (500,), device="cuda", out=out)
+    with torch.cuda.graph(graph):
+        ops.canvas_noise([1, 2], (0, 3), (-5,), (500,), out=out)
+    out.zero_()
+    graph.replay()
+    assert torch.equal(out, expected)
+
+
 drawn = {
     "seed": st.lists(st.integers(-(2**63), 2**64 - 1), min_size=1, max_size=2),
     "stream": st.tuples(*[st.integers(0, 2**32 - 1)] * 2),

@@ -82,12 +82,16 @@ def canvas_noise(
         where = torch.device("cpu") if device is None else torch.device(device)
         return choose(_NAME, _noise)(seeds, purpose, step, start, extents, count, real, where)
     check_out_argument(_NAME, out, dtype)
-    if device is not None and torch.device(device) != out.device:
+    if device is not None and not _names(torch.device(device), out.device):
         fail(_NAME, "out", f"be on {device}", out.device, "Leave device out to take it from out.")
     if out.shape != (len(seeds), count, *extents):
         _shape(seeds, purpose, step, start, extents, count, out.dtype, out.shape)
     choose(f"{_NAME}_out", _noise_out, out)(seeds, purpose, step, start, out)
     return out
+
+
+def _names(device: torch.device, actual: torch.device) -> bool:
+    return device.type == actual.type and device.index in (None, actual.index)
 
 
 def as_seeds(function: str, seed: int | Sequence[int]) -> list[int]:
