@@ -346,6 +346,9 @@ Status scatter_average(void* out, DType out_dtype, const void* patches, DType in
                       : in_dtype == DType::bf16 ? scatter<bf16>
                       : in_dtype == DType::f32  ? scatter<float>
                                                 : scatter<double>;
+  // Patches without elements may have no address, which in Scatter stands for a sum of the weights alone.
+  static constexpr double kNone = 0;
+  if (!patches) patches = &kNone;
   return kernel(out, out_dtype, patches, batch, channels, plan, weight, normalize, fusion, threads);
 }
 
