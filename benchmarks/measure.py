@@ -120,8 +120,8 @@ def measure(
         runners = _capture(runners, row["left_out"], per_sample)
         field = {name: peer for name, peer in field.items() if name in runners}
     optional = tuple(name for name, peer in field.items() if not (peer.idiom or peer.aside))
-    rounds = min(rounds, 3) if case.heavy else rounds
-    times = race(runners, optional=optional, rounds=rounds, round_seconds=round_seconds, cuda=cuda)
+    options = {"rounds": min(rounds, 3), "long": True} if case.heavy else {"rounds": rounds}
+    times = race(runners, optional=optional, round_seconds=round_seconds, cuda=cuda, **options)
     _summarise(row, times, field, per_sample)
     row["figures"] = problem.figures(row)
     target = _target(problem, row)

@@ -72,7 +72,7 @@ class Problem(suite.Problem):
         noise, size, dtype, device = public_op("canvas_noise"), self.case.size, self.dtype, self.device
         if out is None:
             return lambda: noise(SEED, STREAM, (0, 0), size, dtype=dtype, device=device)
-        return lambda: noise(SEED, STREAM, (0, 0), size, dtype=dtype, device=device, out=out)
+        return lambda: noise(SEED, STREAM, (0, 0), size, out=out)
 
     def peers(self) -> Sequence[Peer]:
         """Return torch's two ways."""

@@ -59,7 +59,7 @@ class Problem(suite.Problem):
         pairs = WIDTH // 2 // self.case.axes
         rates = BASE ** -(torch.arange(pairs, dtype=torch.float64, device=self.device) / pairs)
         self.angles = (self.positions.double()[:, :, None] * rates).flatten(1)
-        self._first = (self.q.clone(), self.k.clone())
+        self.first = (self.q.clone(), self.k.clone())
 
     def buffers(self) -> tuple[Tensor, ...]:
         """Return the memory of both results."""
@@ -67,8 +67,8 @@ class Problem(suite.Problem):
 
     def state(self) -> tuple[Tensor, ...]:
         """Return q and k as they were first."""
-        self.q.copy_(self._first[0])
-        self.k.copy_(self._first[1])
+        self.q.copy_(self.first[0])
+        self.k.copy_(self.first[1])
         return self.q, self.k
 
     def error_of(self, name: str, results: tuple[Tensor, ...]) -> float:
@@ -76,7 +76,7 @@ class Problem(suite.Problem):
         if len(results) != 2:
             return float("inf")
         samples, error = range(self.q.shape[0]), 0.0
-        for x, result in zip(self._first, results, strict=True):
+        for x, result in zip(self.first, results, strict=True):
             if result.shape != x.shape:
                 return float("inf")
             square = norm = 0.0

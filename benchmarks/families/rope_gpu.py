@@ -17,14 +17,14 @@ FLASH, LIGER, FLASHINFER = "flash-attn", "Liger", "FlashInfer"
 
 
 def _token_major(x: Tensor) -> Tensor:
-    """Return [B, T, H, D]: contiguous, as these kernels like it best; in place the state's own memory."""
+    """Return a copy [B, T, H, D]: contiguous, as these kernels like it best."""
     return x.transpose(1, 2).contiguous()
 
 
 def _flash(problem: Any, out: Out) -> Call:
     apply = importlib.import_module("flash_attn.ops.triton.rotary").apply_rotary
     cosine, sine = (t.to(problem.dtype) for t in (problem.angles.cos(), problem.angles.sin()))
-    q, k = _token_major(problem.q), _token_major(problem.k)
+    q, k = map(_token_major, problem.first)
     options = {"interleaved": True, "inplace": out is not None}
 
     def call() -> tuple[Tensor, Tensor]:
@@ -41,7 +41,7 @@ def _liger(problem: Any, out: Out) -> Call:
         for t in (problem.angles.cos(), problem.angles.sin())
     )
     # Heads of a token lie side by side, so that it has nothing to copy.
-    q, k = _token_major(problem.q).transpose(1, 2), _token_major(problem.k).transpose(1, 2)
+    q, k = (_token_major(x).transpose(1, 2) for x in problem.first)
 
     def call() -> tuple[Tensor, Tensor]:
         turned = forward(q, k, cosine, sine)
@@ -57,7 +57,7 @@ def _flashinfer(problem: Any, out: Out) -> Call:
         raise Missing("half types alone")
     positions = torch.arange(tokens, device=problem.device).repeat(batch)
     cache = torch.cat([problem.angles.cos(), problem.angles.sin()], dim=-1).float()
-    q, k = (_token_major(x).view(batch * tokens, heads * width) for x in (problem.q, problem.k))
+    q, k = (_token_major(x).view(batch * tokens, heads * width) for x in problem.first)
 
     def call() -> tuple[Tensor, Tensor]:
         apply(positions, q, k, width, cache, is_neox=True)

@@ -117,7 +117,7 @@ def _right(problem: Any, out: Out) -> tuple[Tensor, ...]:
         found = philox.canvas_normals(rng.SEED, rng.STREAM, range(height), width)
         return (found[None, None].float(),)
     if isinstance(problem, rope.Problem):
-        return tuple(problem.turned(x.double(), True).to(x.dtype) for x in problem._first)
+        return tuple(problem.turned(x.double(), True).to(x.dtype) for x in problem.first)
     if isinstance(problem, step.Problem):
         return (problem.truth / problem.levels[1] ** 0.5,)
     return tuple(t.to(problem.out_dtype) for t in problem.truth_of("the definition"))

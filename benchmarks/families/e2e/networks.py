@@ -113,7 +113,7 @@ def make(name: str, channels: int, patch: tuple[int, ...], rows: int, device: to
     if name == "unet":
         found = TinyUNet(channels)
     else:
-        found = TinyTransformer(channels, *((1, 128, 2) if name == "motion" else (256, 128, 2)))
+        found = TinyTransformer(channels, *((1, 256, 4) if name == "motion" else (256, 128, 2)))
     return found.to(device).eval().requires_grad_(False)
 
 

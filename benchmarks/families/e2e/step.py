@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -94,7 +95,10 @@ class Problem(suite.Problem):
     @property
     def tolerance(self) -> float:
         """Return a wider bound where a float32 network runs in batches of another size than the truth's."""
-        return 1e-6 if self.case.network == "null" else 1e-5
+        if self.case.network == "null":
+            return 1e-6
+        large = self.case.network == "unet" and self.device.type == "cuda"  # It runs in bfloat16.
+        return 5e-2 if large else 1e-5 if self.device.type == "cpu" else 1e-4
 
     @functools.cached_property
     @torch.no_grad()
@@ -140,11 +144,14 @@ class Problem(suite.Problem):
         return found
 
     def _overhead(self) -> dict[str, float]:
-        began = self.net.seconds
-        start = time.perf_counter()
-        self.ours(None)()
-        total, inside = time.perf_counter() - start, self.net.seconds - began
-        return {"overhead %": 100 * (total - inside) / inside}
+        """Return the median over a few steps, or over a second of them."""
+        call, shares, began = self.ours(None), [], time.perf_counter()
+        while len(shares) < 5 and (not shares or time.perf_counter() - began < 1):
+            inside, start = self.net.seconds, time.perf_counter()
+            call()
+            total, inside = time.perf_counter() - start, self.net.seconds - inside
+            shares.append(100 * (total - inside) / inside)
+        return {"overhead %": statistics.median(shares)}
 
 
 def step_of(problem: Problem, net: Any) -> Call:
