@@ -35,14 +35,18 @@ def may_share(one: Tensor, other: Tensor) -> bool:
     return _meet(axes, apart // width)
 
 
-def same_place(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are the same elements in the same order."""
-    return (
-        one.data_ptr() == other.data_ptr()
-        and one.shape == other.shape
-        and one.stride() == other.stride()
-        and one.dtype == other.dtype
-    )
+def any_shared(written: Sequence[Tensor], read: Sequence[Tensor]) -> bool:
+    """Whether a written tensor may have an element in common with a read one or another written one."""
+    tensors = [*written, *read]
+    # Tensors of one call are most often far apart, which their first and last bytes tell.
+    spans = [(tensor.data_ptr(), _extent(tensor)) for tensor in tensors]
+    for i in range(len(written)):
+        start, extent = spans[i]
+        for j in range(i + 1, len(tensors)):
+            apart = spans[j][0] - start
+            if -spans[j][1] < apart < extent and may_share(tensors[i], tensors[j]):
+                return True
+    return False
 
 
 def _extent(tensor: Tensor) -> int:

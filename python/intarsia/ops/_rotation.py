@@ -12,7 +12,7 @@ from torch import Tensor
 from intarsia.ops import _backend
 from intarsia.ops._check import FLOATS, FOUR, compute_dtype, fail
 from intarsia.ops._library import bump, register
-from intarsia.ops._memory import may_repeat, may_share
+from intarsia.ops._memory import any_shared, may_repeat
 
 NAME = "rope"
 _WORDS = ("q", "k")
@@ -76,9 +76,7 @@ def _check_memory(argument: str, out: Sequence[Tensor], read: Sequence[Tensor]) 
         if tensor.numel() and may_repeat(tensor):
             remedy = "Write a tensor that was not expanded."
             fail(NAME, argument, "have one place per element", f"strides {tensor.stride()}", remedy)
-    others = [(to, tensor) for to in out for tensor in read]
-    others += [(out[0], to) for to in out[1:]]
-    if any(may_share(to, tensor) for to, tensor in others):
+    if any_shared(out, read):
         remedy = "Allocate it apart, or pass inplace=True to write the heads themselves."
         fail(NAME, argument, "not overlap another tensor of the call", "memory shared with one", remedy)
 
