@@ -92,11 +92,11 @@ def environment(device: str) -> dict[str, Any]:
     except metadata.PackageNotFoundError:
         info["intarsia"] = "source tree"
     try:
-        from intarsia.ops import backends
+        from intarsia import ops
 
-        info["backends"] = backends()
+        info |= {"backends": ops.backends(), "ours": ops.reason(device)}
     except ImportError as reason:
-        info["backends"] = str(reason)
+        info |= {"backends": str(reason), "ours": "not importable"}
     try:
         from intarsia import _C
 

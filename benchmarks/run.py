@@ -160,6 +160,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         path.with_suffix(".md").write_text(report.markdown(about, rows))
     print(f"{about['device']}, torch {about['torch']}, {about['seconds']} s" + (f", {path}" if path else ""))
     print(report.table(rows, short=chosen.device == "cuda" and path is not None))
+    if "reference" in about["ours"]:
+        print(f"ATTENTION, these are not the kernels: {about['ours']}")
     asked = [row for row in rows if "target" in row]
     short = [row for row in asked if report.missed(row)]
     print(
