@@ -138,6 +138,25 @@ def test_a_table_leaves_nothing_to_allocate():
     ]
 
 
+@pytest.mark.cuda
+def test_a_captured_call_replays_on_new_values(gpu_backend):
+    packed = torch.randn(2, 64, 3, 6, 32, device=gpu_backend.device).bfloat16()
+    q, k, _ = packed.unbind(2)
+    table = ops.rope_table(torch.rand(64, 2, device=gpu_backend.device), 32)
+    there = torch.empty_like(packed)
+    out = there[:, :, 0], there[:, :, 1]
+    ops.rope(q, k, table=table, heads_axis=2, out=out)  # Triton compiles now
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        ops.rope(q, k, table=table, heads_axis=2, out=out)
+    for _ in range(3):
+        packed.normal_()
+        graph.replay()
+        for ours, theirs in zip(out, ops.rope(q, k, table=table, heads_axis=2), strict=True):
+            assert torch.equal(ours, theirs)
+
+
 def test_what_may_share_memory():
     pool = torch.zeros(2, 6, 3, 4, 8)
     q, k, v = pool.unbind(2)
