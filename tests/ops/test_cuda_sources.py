@@ -109,7 +109,7 @@ def test_products_and_sums_round_separately_on_both_sides() -> None:
     sums = re.findall(
         r"(?:sum|total)\S* \+= ([^;]*);", code(ROOT / "kernels" / "cuda" / "scatter_average.cu")
     )
-    assert len(sums) == 3
+    assert len(sums) >= 3
     assert all(term == "share" or term.startswith("product(") for term in sums), sums
     builds = (ROOT / "CMakeLists.txt", ROOT / "kernels" / "CMakeLists.txt")
     assert any("-ffp-contract=off" in build.read_text() for build in builds if build.exists())
