@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,11 +20,11 @@ __all__ = ["main", "shares"]
 Row = dict[str, Any]
 
 
-def shares(families: list[str], began: float, seconds: float, *, stock: bool = False) -> dict[str, float]:
+def shares(weights: dict[str, float], began: float, seconds: float) -> dict[str, float]:
     """Return when each family begins its last row; what one leaves unused falls to the next."""
-    total, ends, spent = sum(FAMILIES[name][stock] for name in families), {}, 0.0
-    for name in families:
-        spent += FAMILIES[name][stock]
+    total, spent, ends = sum(weights.values()), 0.0, {}
+    for name, weight in weights.items():
+        spent += weight
         ends[name] = began + seconds * spent / total
     return ends
 
@@ -34,8 +35,10 @@ def main(argument: str) -> None:
     # The allocator keeps what it is given back: touched here once, it costs the first rows nothing.
     torch.ones(spec.get("kept_bytes", 0), dtype=torch.uint8)
     chosen = select(spec["only"], spec["device"], spec["quick"], spec["families"])
-    families = list(dict.fromkeys(family for family, _ in chosen))
-    ends = shares(families, time.time(), spec["seconds"], stock=spec["modes"][0] in STOCK)
+    weights: dict[str, float] = Counter(family for family, _ in chosen)
+    if not spec["quick"]:
+        weights = {name: FAMILIES[name][spec["modes"][0] in STOCK] for name in weights}
+    ends = shares(weights, time.time(), spec["seconds"])
     for family, case in chosen:
         for dtype in [d for d in case.dtypes if d in spec["dtypes"] or len(case.dtypes) == 1]:
             for row in _rows(case, dtype, spec, ends[family]):
