@@ -19,6 +19,13 @@ each = pytest.mark.parametrize("call", CALLS, ids=str)
 poisoned = pytest.mark.parametrize("call", [call for call in CALLS if call.poison], ids=str)
 
 
+HELPERS = {"CoverageError", "backends", "reason", "rope_frequencies", "rope_table", "use_backend"}
+
+
+def test_every_operator_has_a_row():
+    assert {call.name.split()[0] for call in CALLS} == set(ops.__all__) - HELPERS
+
+
 @pytest.mark.parametrize(
     "call,name", [(call, name) for call in CALLS for name in call.empty], ids=lambda value: str(value)
 )
