@@ -238,4 +238,69 @@ SPHERE = (
         ("states", (2, 1, 1, slice(3, 6))),
     ),
 )
-CALLS = (*REGIONS, ROPE, NOISE, *SPHERE)
+
+
+def phase(*names: str) -> Callable[..., Inputs]:
+    """The named tensors [B, *s] of a Hamiltonian's state, with noise and factors where they are asked for."""
+
+    def make(dtype: torch.dtype, *, batch: int, length: int) -> Inputs:
+        constants = {"step_size": 0.125, "mass": 1.5, "damping": 0.75}
+        return {
+            name: constants[name] if name in constants else torch.randn(batch, 2, length).to(dtype)
+            for name in names
+        }
+
+    return make
+
+
+def chains(dtype: torch.dtype, *, batch: int, length: int) -> Inputs:
+    state = phase("position", "momentum", "proposed_position", "proposed_momentum")
+    energies = {"energy": torch.randn(batch).double(), "proposed_energy": torch.randn(batch).double()}
+    return {**state(dtype, batch=batch, length=length), **energies, "uniform": torch.rand(batch)}
+
+
+def select(
+    position: Tensor,
+    momentum: Tensor,
+    energy: Tensor,
+    proposed_position: Tensor,
+    proposed_momentum: Tensor,
+    proposed_energy: Tensor,
+    uniform: Tensor,
+) -> tuple[Tensor, ...]:
+    current = ops.PhasePoint(position, momentum, energy, energy / 2)
+    proposed = ops.PhasePoint(proposed_position, proposed_momentum, proposed_energy, proposed_energy / 2)
+    (there, there_momentum, *energies, _), accepted, probability = ops.metropolis_select(
+        current, proposed, uniform
+    )
+    return (there, there_momentum, *energies, accepted.double(), probability)
+
+
+def leap(name: str, *arguments: str, poison: str = "momentum") -> Call:
+    small, busy = {"batch": 3, "length": 11}, {"batch": 3, "length": 20000}
+    spoiled = (poison, (1, 0, slice(3, 6)))
+    return Call(name, getattr(ops, name), phase(*arguments), small, busy, ("batch", "length"), spoiled)
+
+
+def leapfrog() -> tuple[Call, ...]:
+    return (
+        leap("kick", "momentum", "gradient", "step_size"),
+        leap("drift", "position", "momentum", "step_size", "mass"),
+        leap("kick_drift", "position", "momentum", "gradient", "step_size", "mass"),
+        leap("leapfrog_begin", "position", "momentum", "gradient", "step_size", "mass", "damping", "noise"),
+        leap("leapfrog_end", "momentum", "gradient", "step_size", "mass"),
+        leap("refresh", "momentum", "damping", "mass", "noise"),
+        leap("kinetic_energy", "momentum", "mass"),
+        leap("langevin", "position", "gradient", "step_size", "noise", poison="position"),
+        Call(
+            "metropolis_select",
+            select,
+            chains,
+            {"batch": 3, "length": 11},
+            {"batch": 3, "length": 20000},
+            ("batch", "length"),
+        ),
+    )
+
+
+CALLS = (*REGIONS, ROPE, NOISE, *SPHERE, *(leapfrog() if hasattr(ops, "kick") else ()))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import resource
 import subprocess
@@ -19,11 +20,12 @@ each = pytest.mark.parametrize("call", CALLS, ids=str)
 poisoned = pytest.mark.parametrize("call", [call for call in CALLS if call.poison], ids=str)
 
 
-HELPERS = {"CoverageError", "backends", "reason", "rope_frequencies", "rope_table", "use_backend"}
+HELPERS = {"backends", "reason", "rope_frequencies", "rope_table", "use_backend"}
 
 
 def test_every_operator_has_a_row():
-    assert {call.name.split()[0] for call in CALLS} == set(ops.__all__) - HELPERS
+    functions = {name for name in ops.__all__ if inspect.isfunction(getattr(ops, name))}
+    assert {call.name.split()[0] for call in CALLS} == functions - HELPERS
 
 
 @pytest.mark.parametrize(
