@@ -26,6 +26,9 @@ void bind_noise(py::module_ m, const char* how);
 template <Device device>
 void bind_slerp(py::module_ m, const char* how);
 
+template <Device device>
+void bind_leapfrog(py::module_ m, const char* how);
+
 // The plan, which knows no device.
 void bind_plan(py::module_ root, py::module_ on_cpu);
 

@@ -31,6 +31,8 @@ void intarsia::report(const Status& status, const char* function, const PlanView
     }
     case Status::out_of_memory:
       throw std::bad_alloc();
+    case Status::unsupported:
+      throw std::invalid_argument(name + ": no kernel was made for these parts");
     case Status::launch_failed:
       throw std::runtime_error(name +
                                ": the CUDA launch failed: " + (status.detail ? status.detail : "unknown"));
@@ -64,6 +66,7 @@ void bind_all(py::module_ m, const char* how) {
   bind_rope<device>(m, how);
   bind_noise<device>(m, how);
   bind_slerp<device>(m, how);
+  bind_leapfrog<device>(m, how);
 }
 
 }  // namespace

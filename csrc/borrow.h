@@ -30,19 +30,22 @@ inline std::string words(const TensorView& t) {
 
 // Looked up once and kept for the life of the process, as Python keeps its interned strings.
 struct Names {
-  PyObject *shape, *dtype, *data_ptr, *is_contiguous, *stride, *is_cpu, *is_cuda;
+  PyObject *shape, *dtype, *data_ptr, *is_contiguous, *stride, *is_cpu, *is_cuda, *requires_grad, *is_neg;
   PyObject* dtypes[4];
-  PyObject* int64;
+  PyObject *int64, *boolean, *tensor;
 
   Names() {
     const auto intern = [](const char* name) { return PyUnicode_InternFromString(name); };
     shape = intern("shape"), dtype = intern("dtype"), data_ptr = intern("data_ptr");
     is_contiguous = intern("is_contiguous"), stride = intern("stride"), is_cpu = intern("is_cpu"),
     is_cuda = intern("is_cuda");
+    requires_grad = intern("requires_grad"), is_neg = intern("is_neg");
     const py::module_ torch = py::module_::import("torch");
     const char* names[] = {"float16", "bfloat16", "float32", "float64"};
     for (int i = 0; i < 4; ++i) dtypes[i] = py::object(torch.attr(names[i])).release().ptr();
     int64 = py::object(torch.attr("int64")).release().ptr();
+    boolean = py::object(torch.attr("bool")).release().ptr();
+    tensor = py::object(torch.attr("Tensor")).release().ptr();
   }
 
   static const Names& get() {
@@ -70,7 +73,7 @@ struct BorrowedRows : Borrowed {
 enum class Layout { dense, any };
 
 inline Borrowed borrow(py::handle tensor, const char* function, const char* argument, Device device,
-                       Layout layout = Layout::dense) {
+                       Layout layout = Layout::dense, bool boolean = false) {
   const Names& names = Names::get();
   PyObject* t = tensor.ptr();
   if (!PyObject_HasAttr(t, names.data_ptr)) {
@@ -89,7 +92,8 @@ inline Borrowed borrow(py::handle tensor, const char* function, const char* argu
   int i = 0;
   while (i < 4 && dtype.ptr() != names.dtypes[i]) ++i;
   view.is_int64 = dtype.ptr() == names.int64;
-  if (i == 4 && !view.is_int64)
+  if (boolean && dtype.ptr() != names.boolean) refuse(function, argument, "be bool", py::str(dtype));
+  if (i == 4 && !view.is_int64 && !boolean)
     refuse(function, argument, "be float16, bfloat16, float32 or float64", py::str(dtype));
   view.dtype = static_cast<DType>(i % 4);
   const py::object shape = owned(PyObject_GetAttr(t, names.shape));

@@ -142,6 +142,63 @@ struct AggregateView {
   void* out[kMaxStates] = {};
 };
 
+// One number for all samples, or one for each.
+struct PerSample {
+  double value = 1;
+  const void* values = nullptr;  // [B], or null: `value`
+  DType dtype = DType::f32;      // of the values
+};
+
+// What a pass over the phase space does, in this order. E is the kinetic energy 1/2 sum v^2 / M.
+namespace part {
+constexpr uint32_t refresh = 1;        // v <- damping v + sqrt(1 - damping^2) sqrt(M) noise
+constexpr uint32_t langevin = 2;       // v <- v + sqrt(2 step_size) noise
+constexpr uint32_t energy_before = 4;  // E of the refreshed v
+constexpr uint32_t kick = 8;           // v <- v + step_size gradient
+constexpr uint32_t half_kick = 16;     // v <- v + step_size / 2 gradient
+constexpr uint32_t drift = 32;         // x <- x + step_size v / M
+constexpr uint32_t energy_after = 64;  // E of the kicked v
+}  // namespace part
+
+// The steps of Hamiltonian Monte Carlo on B samples of `size` elements, whatever their axes. An output may be
+// the input of its name; what no part reads or makes is null.
+struct LeapfrogView {
+  uint32_t parts = 0;
+  DType dtype = DType::f32;  // of all states
+  int64_t batch = 0, size = 0;
+  const void* position = nullptr;       // x [B, size]
+  const void* momentum = nullptr;       // v [B, size]; under langevin the position
+  const void* gradient = nullptr;       // of the log density at x [B, size]
+  const void* noise = nullptr;          // standard normal [B, size], or null: drawn
+  NoiseView drawn;                      // [B, C, *S] with C prod(S) = size; no seed: none
+  void* position_out = nullptr;         // [B, size]
+  void* momentum_out = nullptr;         // [B, size]
+  void* refreshed_out = nullptr;        // [B, size], v between a refresh and a kick
+  double* energy_out = nullptr;         // [B]
+  const void* mass_elements = nullptr;  // M [mass_samples, size], or null: mass
+  int64_t mass_samples = 1;             // 1 or B
+  PerSample step_size, damping, mass;   // [B] each
+};
+
+// A state, or the choice between two: [B, size] each, with the energies -log density and kinetic [B].
+struct PhaseView {
+  void* position = nullptr;
+  void* momentum = nullptr;  // or null
+  void* gradient = nullptr;  // or null
+  void* energy = nullptr;
+  void* kinetic_energy = nullptr;
+};
+
+struct SelectView {
+  DType dtype = DType::f32;         // of position, momentum and gradient
+  DType energy_dtype = DType::f64;  // of all energies
+  int64_t batch = 0, size = 0;
+  PhaseView current, proposed, out;  // out may be either of the others, tensor by tensor
+  PerSample uniform;                 // in [0, 1)
+  bool* accepted = nullptr;          // [B]
+  double* probability = nullptr;     // [B]
+};
+
 // What a kernel found wrong; `where` is an index whose meaning depends on the code.
 struct Status {
   enum Code : int32_t {
@@ -152,6 +209,7 @@ struct Status {
     total_not_positive,      // where: canvas element
     out_of_memory,
     launch_failed,  // detail: the driver's words
+    unsupported,    // parts that no kernel was made for
   } code = ok;
   int64_t where = 0;
   const char* detail = nullptr;
@@ -193,6 +251,7 @@ Status canvas_noise(void* out /* [B,C,*S] */, DType out_dtype, int64_t batch, in
 // The 32-bit integers that they are made of; places 2k and 2k + 1 of the last axis share theirs.
 Status canvas_integers(int64_t* out /* [B,C,*S] */, int64_t batch, int64_t channels, const NoiseView& noise,
                        int threads);
+
 // out[b] = |x0|^(1-w) |x1|^w (sin((1-w) t) x0/|x0| + sin(w t) x1/|x1|) / sin t, t the angle between x0[b] and
 // x1[b]; w = 0 and 1 copy an end. Inner products in f64, summed in one order for any threads.
 Status slerp(void* out /* [B,n] */, const void* x0 /* [B,n] */, const void* x1 /* [B,n] */, DType dtype,
@@ -202,6 +261,14 @@ Status slerp(void* out /* [B,n] */, const void* x0 /* [B,n] */, const void* x1 /
 // out_i[b] = x' - min(eta, r_i) (x' - mu_i) / r_i with r_i = ||x' - mu_i|| and x' the fold of all x_k[b]:
 // m = x_1, then m = slerp(x_k, m; w_(k-1)). One pass for inner products in f64, one for the results.
 Status spherical_aggregate(const AggregateView& view, DType dtype, int64_t batch, int64_t size, int threads);
+
+// One pass of the parts asked for. Energies are summed in f64 in an order that depends on `size` alone.
+Status leapfrog(const LeapfrogView& pass, int threads);
+
+// probability[b] = min(1, exp(H_current - H_proposed)), H = energy + kinetic_energy, 0 where the difference
+// is not finite; accepted[b] = uniform[b] < probability[b]; out[b] = the proposed state where accepted, else
+// the current one, bit for bit, with its momentum negated.
+Status metropolis_select(const SelectView& select, int threads);
 
 // The instruction set whose kernels run here: "avx512", "avx2" or "baseline".
 const char* simd();
@@ -227,6 +294,11 @@ Status rope(const HeadsView* tensors, int count, DType dtype, const RotationView
 Status canvas_noise(void* out, DType out_dtype, int64_t batch, int64_t channels, const NoiseView& noise,
                     void* stream);
 Status canvas_integers(int64_t* out, int64_t batch, int64_t channels, const NoiseView& noise, void* stream);
+// `partial` [B, leapfrog_partials(size)] f64 where an energy is asked for; two launches then, else one.
+Status leapfrog(const LeapfrogView& pass, double* partial, void* stream);
+int64_t leapfrog_partials(int64_t size);
+// Two launches.
+Status metropolis_select(const SelectView& select, void* stream);
 
 // Two launches each. `sums` is memory for [B, gram_parts(n), products] partial sums: 3 products for slerp,
 // N(N+1)/2 + N^2 + N for N states. gram_parts depends on n alone.

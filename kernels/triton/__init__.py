@@ -6,6 +6,7 @@ Every function writes into its first argument, trusts its caller's checks and ta
 
 from .extract_patches import extract_patches
 from .gaussian_weights import gaussian_weights
+from .leapfrog import leapfrog, metropolis_select
 from .noise import canvas_noise
 from .rope import rope
 from .scatter_average import scatter_average, weight_total
@@ -16,6 +17,8 @@ __all__ = [
     "canvas_noise",
     "extract_patches",
     "gaussian_weights",
+    "leapfrog",
+    "metropolis_select",
     "rope",
     "scatter_average",
     "slerp",

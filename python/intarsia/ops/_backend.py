@@ -2,9 +2,9 @@
 """Which backend serves which device.
 
 A backend is a module with the functions `extract_patches`, `scatter_average`, `weight_total`,
-`gaussian_weights` and `canvas_noise`, destination first. The environment variable INTARSIA_BACKEND (read at
-the first call) or `use_backend` forces one. INTARSIA_REQUIRE=cpu makes a missing backend an ImportError
-instead of a fallback.
+`gaussian_weights`, `rope`, `canvas_noise`, `leapfrog` and `metropolis_select`, destination first. The
+environment variable INTARSIA_BACKEND (read at the first call) or `use_backend` forces one.
+INTARSIA_REQUIRE=cpu makes a missing backend an ImportError instead of a fallback.
 """
 
 from __future__ import annotations
@@ -43,6 +43,11 @@ def select(device: torch.device) -> ModuleType:
             module = _default[device.type] = _choose(device)
         return module
     return _forced_module(forced, device)
+
+
+def chosen(kind: str) -> ModuleType | None:
+    """The backend that `select` would answer for a kind of device without further questions, or None."""
+    return _default.get(kind) if _FORCED.get() is None else None
 
 
 @contextmanager

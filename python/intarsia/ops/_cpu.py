@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ _extract, _scatter = _C.cpu.extract_patches, _C.cpu.scatter_average
 _total, _gaussian = _C.cpu.weight_total, _C.cpu.gaussian_weights
 _rope = _C.cpu.rope
 _noise, _integers = _C.cpu.canvas_noise, _C.cpu.canvas_integers
+_leapfrog, _select = _C.cpu.leapfrog, _C.cpu.metropolis_select
+leapfrog_if_plain, metropolis_select_if_plain = _C.cpu.leapfrog_if_plain, _C.cpu.metropolis_select_if_plain
 build_plan = _C.cpu.build_plan
 
 
@@ -65,3 +68,13 @@ def canvas_noise(out: Tensor, seed: Sequence[int], purpose: int, step: int, offs
 def canvas_integers(out: Tensor, seed: Sequence[int], purpose: int, step: int, offset: Sequence[int]) -> None:
     """Out [B, C, *S] int64, the 32-bit integers that the noise is made of."""
     _integers(out, seed, purpose, step, offset, torch.get_num_threads())
+
+
+def leapfrog(*arguments: Any) -> None:
+    """One pass over states [B, *s], as `reference.leapfrog`."""
+    _leapfrog(*arguments, None, torch.get_num_threads())
+
+
+def metropolis_select(*arguments: Any) -> None:
+    """The proposed states [B, *s] or the current ones, as `reference.metropolis_select`."""
+    _select(*arguments, torch.get_num_threads())

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from intarsia.ops._compiled import _C
 from intarsia.ops._fusion import Fusion
+from intarsia.ops._leapfrog_check import canvas
 from intarsia.ops._plan import Plan
 
 DEVICES = ("cuda",)
@@ -29,6 +30,7 @@ from intarsia.ops._cuda_slerp import spherical_aggregate as spherical_aggregate 
 _extract, _scatter = _C.cuda.extract_patches, _C.cuda.scatter_average
 _total, _gaussian = _C.cuda.weight_total, _C.cuda.gaussian_weights
 _rope = _C.cuda.rope
+_leapfrog, _select, _partials = _C.cuda.leapfrog, _C.cuda.metropolis_select, _C.cuda.leapfrog_partials
 _noise, _integers = _C.cuda.canvas_noise, _C.cuda.canvas_integers
 
 
@@ -89,3 +91,25 @@ def canvas_integers(out: Tensor, seed: Sequence[int], purpose: int, step: int, o
     """Out [B, C, *S] int64, the 32-bit integers that the noise is made of."""
     with _guard(out):
         _integers(out, seed, purpose, step, offset, _stream(out))
+
+
+def leapfrog(*arguments: Any) -> None:
+    """One pass over states [B, *s], as `reference.leapfrog`; noise to be drawn has a launch of its own."""
+    *given, parts, key = arguments
+    momentum, energy = given[5], given[3]
+    partial = None
+    if key is not None:
+        given[7] = torch.empty_like(momentum)
+        canvas_noise(canvas(given[7]), *key)
+    if energy is not None:
+        shape = (momentum.shape[0], _partials(momentum.numel() // momentum.shape[0]))
+        partial = torch.empty(shape, dtype=torch.float64, device=momentum.device)
+    with _guard(momentum):
+        _leapfrog(*given, parts, None, partial, _stream(momentum))
+
+
+def metropolis_select(*arguments: Any) -> None:
+    """The proposed states [B, *s] or the current ones, as `reference.metropolis_select`."""
+    accepted = arguments[1]
+    with _guard(accepted):
+        _select(*arguments, _stream(accepted))

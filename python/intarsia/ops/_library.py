@@ -8,7 +8,7 @@ active, nobody tracing or profiling.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -44,6 +44,13 @@ def bump(out: Tensor) -> None:
     """Tell autograd that `out` was written to."""
     if not out.is_inference():
         torch.autograd.graph.increment_version(out)
+
+
+def bumped(out: Sequence[Tensor | None]) -> list[Tensor]:
+    """Those that are there of the tensors written to, after autograd has been told."""
+    written = [tensor for tensor in out if tensor is not None]
+    torch.autograd.graph.increment_version([tensor for tensor in written if not tensor.is_inference()])
+    return written
 
 
 def _plain_keys() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,12 +14,14 @@ from intarsia import _triton
 from intarsia._triton import (
     extract_patches,
     gaussian_weights,
+    metropolis_select,
     rope,
     scatter_average,
     slerp,
     spherical_aggregate,
     weight_total,
 )
+from intarsia.ops._leapfrog_check import canvas
 from intarsia.ops._reference_noise import noise_key
 
 __all__ = [
@@ -27,6 +30,8 @@ __all__ = [
     "canvas_noise",
     "extract_patches",
     "gaussian_weights",
+    "leapfrog",
+    "metropolis_select",
     "rope",
     "scatter_average",
     "slerp",
@@ -48,3 +53,13 @@ def canvas_noise(out: Tensor, seed: Sequence[int], purpose: int, step: int, offs
 
 
 canvas_integers = canvas_noise  # int64 takes the integers
+
+
+def leapfrog(*arguments: Any) -> None:
+    """One pass over states [B, *s], as `reference.leapfrog`; noise to be drawn has a launch of its own."""
+    *given, parts, key = arguments
+    if key is not None:
+        noise = torch.empty_like(given[5])
+        canvas_noise(canvas(noise), *key)
+        given[7] = noise
+    _triton.leapfrog(*given, parts)

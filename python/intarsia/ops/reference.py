@@ -16,6 +16,7 @@ from torch import Tensor
 from intarsia.ops._check import compute_dtype, fail
 from intarsia.ops._fusion import Fusion
 from intarsia.ops._plan import Plan
+from intarsia.ops._reference_leapfrog import leapfrog, metropolis_select
 from intarsia.ops._reference_noise import canvas_integers, canvas_noise
 from intarsia.ops._reference_rope import rope
 from intarsia.ops._reference_slerp import slerp, spherical_aggregate
@@ -25,6 +26,8 @@ __all__ = [
     "canvas_noise",
     "extract_patches",
     "gaussian_weights",
+    "leapfrog",
+    "metropolis_select",
     "rope",
     "scatter_average",
     "slerp",
