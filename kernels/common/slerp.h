@@ -20,7 +20,7 @@ constexpr double kCancelling = 8.0;
 struct Arc {
   double first, second;  // the result is first * x0 + second * x1
   double norm;
-  bool cancels;  // the sum is much shorter than its terms
+  bool cancels;  // the sum is much shorter than its terms, or hangs on the last digits of the angle
 };
 
 INTARSIA_INLINE double cosine(double dot, double norms) {
@@ -46,7 +46,7 @@ INTARSIA_INLINE Arc slerp_arc(double g00, double g01, double g11, double w) {
   } else {
     first = w <= 0.5 ? 1.0 : 0.0, second = 1.0 - first;
   }
-  const bool cancels = fabs(first) + fabs(second) > kCancelling;
+  const bool cancels = fabs(first) + fabs(second) > kCancelling || (s < kFlatSine && c < 0.0);
   return {norm * first / n0, norm * second / n1, norm, cancels};
 }
 
@@ -91,10 +91,38 @@ INTARSIA_INLINE double along(const Gram& gram, int count, const double* c, int k
   return sum;
 }
 
+// Whether two squared lengths of n elements are of one order, and far from where single precision ends.
+INTARSIA_INLINE bool comparable(double one, double other, int64_t n) {
+  constexpr double kRatio = 64.0, kLeast = 1e-28, kMost = 1e36;
+  return one >= kLeast * static_cast<double>(n) && one <= kMost && other >= one / kRatio &&
+         other <= one * kRatio;
+}
+
+// Whether products of differences in single precision tell all distances that matter: from x' to a mean
+// against those from the first state to that mean and to the other states.
+template <class Gram>
+INTARSIA_INLINE bool told_apart(const Gram& gram, int count, const double* squares, int64_t n) {
+  constexpr double kShare = 1e-4, kAlike = 1e-12;
+  const double first = gram(0);
+  double apart = 0.0;
+  for (int k = 1; k < count; ++k) {
+    const double square = gram(state_state(count, k, k));
+    if (!comparable(first, square, n)) return false;
+    apart += (first - gram(k)) + (square - gram(k));
+  }
+  for (int i = 0; i < count; ++i) {
+    const double mean = gram(mean_mean(count, i)), dot = gram(state_mean(count, 0, i));
+    const double terms = apart + ((first - dot) + (mean - dot));
+    if (!(terms < 1e36) || (squares[i] < kShare * terms && terms > kAlike * first)) return false;
+  }
+  return comparable(first, first, n);
+}
+
 // One state after the other: w = 1 keeps what was folded so far, w = 0 takes the new state.
 template <class Gram>
-INTARSIA_INLINE void fold_in_sequence(const Gram& gram, const AggregateView& view, double* c) {
+INTARSIA_INLINE bool fold_in_sequence(const Gram& gram, const AggregateView& view, double* c) {
   const int count = view.count;
+  bool cancels = false;
   c[0] = 1.0;
   double square = gram(state_state(count, 0, 0));
   for (int k = 1; k < count; ++k) {
@@ -104,10 +132,12 @@ INTARSIA_INLINE void fold_in_sequence(const Gram& gram, const AggregateView& vie
       const double dot = along(gram, count, c, k, k);
       const Arc arc = slerp_arc(gram(state_state(count, k, k)), dot, square, w);
       old = arc.second, fresh = arc.first, square = arc.norm * arc.norm;
+      cancels = cancels || arc.cancels;
     }
     for (int j = 0; j < k; ++j) c[j] *= old;
     c[k] = fresh;
   }
+  return cancels;
 }
 
 // The point of the sphere whose logarithms of all directions average to zero, by fixed-point steps.
@@ -166,10 +196,11 @@ INTARSIA_INLINE void fold_to_mean(const Gram& gram, const AggregateView& view, d
 template <class Gram>
 INTARSIA_INLINE bool fold(const Gram& gram, const AggregateView& view, double* c, double* squares) {
   const int count = view.count;
+  bool cancels = false;
   if (view.fold == Fold::mean) {
     fold_to_mean(gram, view, c);
   } else {
-    fold_in_sequence(gram, view, c);
+    cancels = fold_in_sequence(gram, view, c);
   }
   double square = 0.0, terms = 0.0;
   for (int k = 0; k < count; ++k) {
@@ -182,7 +213,7 @@ INTARSIA_INLINE bool fold(const Gram& gram, const AggregateView& view, double* c
     const double r2 = (square - dot) + (gram(mean_mean(count, i)) - dot);
     squares[i] = r2 < 0.0 ? 0.0 : r2;
   }
-  return terms * terms > kCancelling * kCancelling * square;
+  return cancels || terms * terms > kCancelling * kCancelling * square;
 }
 
 // How far output i goes from x' to its mean: out = (1 - t) x' + t mu, t = min(eta, r) / r.

@@ -2,7 +2,7 @@
 // Between two vectors: one pass for their inner products, one for the result.
 #include "common/slerp.h"
 
-#include "cpu/combine.h"
+#include "cpu/pack.h"
 #include "cpu/two_passes.h"
 
 namespace intarsia::cpu::INTARSIA_ISA {
@@ -25,14 +25,19 @@ class Slerp {
   int products() const { return kMostProducts; }
   bool together() const { return false; }
 
-  void gram(int64_t sample, int64_t first, int64_t n, double* sums) const {
+  void gram(int64_t sample, int64_t first, int64_t n, double* sums, bool quick) const {
     const T* ends[] = {x0_, x1_};
-    gram_of<T, 2, false>(ends, sample * size_ + first, n, sums);
+    const int64_t at = sample * size_ + first;
+    if constexpr (!std::is_same_v<T, double>) {
+      if (quick) return quick_gram<T, 2, false>(ends, at, n, sums);
+    }
+    gram_of<T, 2, false>(ends, at, n, sums);
   }
 
   template <class Gram>
-  void prepare(int64_t sample, int64_t /*batch*/, const Gram& gram, Shares& arc) const {
+  bool prepare(int64_t sample, int64_t /*batch*/, const Gram& gram, Shares& arc) const {
     arc = slerp_arc(gram(sample, 0), gram(sample, 1), gram(sample, 2), ws_ ? ws_[sample] : w_);
+    return !arc.cancels && comparable(gram(sample, 0), gram(sample, 2), size_);
   }
 
   void combine(int64_t sample, const Shares& arc, int64_t first, int64_t n, bool streamed) const {
@@ -51,12 +56,9 @@ class Slerp {
  private:
   template <class A>
   void blend(const Arc& arc, int64_t at, int64_t n, bool streamed) const {
-    using R = Run<A, T>;
     const V<A> a = splat(static_cast<A>(arc.first)), b = splat(static_cast<A>(arc.second));
-    streamed = streamed && lined_up(out_ + at);
-    R::each(n, [&](int64_t j, auto left) {
-      const int64_t i = at + j;
-      R::store(out_ + i, a * R::load(x0_ + i, left) + b * R::load(x1_ + i, left), left, streamed);
+    each_step<A, T>(n, streamed && lined_up(out_ + at), [&](const auto& load, const auto& store) {
+      store(out_ + at, a * load(x0_ + at) + b * load(x1_ + at));
     });
   }
 

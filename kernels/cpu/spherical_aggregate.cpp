@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // N states become one and each result moves toward its mean: all in terms of one Gram matrix.
 #include "common/slerp.h"
-#include "cpu/combine.h"
+#include "cpu/pack.h"
 #include "cpu/two_passes.h"
 
 namespace intarsia::cpu::INTARSIA_ISA {
@@ -26,33 +26,31 @@ class Aggregate {
   int products() const { return num_products(view_.count, true); }
   bool together() const { return view_.over_batch; }
 
-  void gram(int64_t sample, int64_t first, int64_t n, double* sums) const {
+  void gram(int64_t sample, int64_t first, int64_t n, double* sums, bool quick) const {
     const int64_t at = sample * size_ + first;
-    if (view_.count == 1) return gram_of<T, 1, true>(vectors_, at, n, sums);
-    if (view_.count == 2) return gram_of<T, 2, true>(vectors_, at, n, sums);
-    if (view_.count == 3) return gram_of<T, 3, true>(vectors_, at, n, sums);
+    if (view_.count == 1) return gram_some<1>(at, n, sums, quick);
+    if (view_.count == 2) return gram_some<2>(at, n, sums, quick);
+    if (view_.count == 3) return gram_some<3>(at, n, sums, quick);
     gram_of_many<T>(vectors_, view_.count, at, n, sums);
   }
 
   template <class Gram>
-  void prepare(int64_t sample, int64_t batch, const Gram& gram, Shares& shares) const {
-    const auto of = [&](int64_t s, double* squares) {
-      return fold([&](int e) { return gram(s, e); }, view_, shares.state, squares);
-    };
+  bool prepare(int64_t sample, int64_t batch, const Gram& gram, Shares& shares) const {
     double squares[kMaxStates] = {};
+    const auto own = [&](int e) { return gram(sample, e); };
+    shares.cancels = fold(own, view_, shares.state, squares);
+    const bool fine = !shares.cancels && told_apart(own, view_.count, squares, size_);
     if (view_.over_batch) {
+      double c[kMaxStates], more[kMaxStates];
+      for (int i = 0; i < view_.count; ++i) squares[i] = 0.0;
       for (int64_t s = 0; s < batch; ++s) {
-        double more[kMaxStates];
-        of(s, more);
+        fold([&](int e) { return gram(s, e); }, view_, c, more);
         for (int i = 0; i < view_.count; ++i) squares[i] += more[i];
       }
-      double own[kMaxStates];
-      shares.cancels = of(sample, own);
-    } else {
-      shares.cancels = of(sample, squares);
     }
     const double eta = view_.etas ? view_.etas[sample] : view_.eta;
     for (int i = 0; i < view_.count; ++i) shares.mean[i] = toward_mean(eta, squares[i]);
+    return fine;
   }
 
   void combine(int64_t sample, const Shares& shares, int64_t first, int64_t n, bool streamed) const {
@@ -63,6 +61,14 @@ class Aggregate {
   }
 
  private:
+  template <int K>
+  void gram_some(int64_t at, int64_t n, double* sums, bool quick) const {
+    if constexpr (!std::is_same_v<T, double>) {
+      if (quick) return quick_gram<T, K, true>(vectors_, at, n, sums);
+    }
+    gram_of<T, K, true>(vectors_, at, n, sums);
+  }
+
   template <class A>
   void deviate(const Shares& shares, int64_t at, int64_t n, bool streamed) const {
     if (view_.count == 1) return deviate_some<A, 1>(shares, at, n, streamed);
@@ -74,7 +80,6 @@ class Aggregate {
   // K states, or as many as there are.
   template <class A, int K>
   void deviate_some(const Shares& shares, int64_t at, int64_t n, bool streamed) const {
-    using R = Run<A, T>;
     constexpr int kMost = K ? K : kMaxStates;
     const int count = K ? K : view_.count;
     const T *x[kMost], *mean[kMost];
@@ -87,13 +92,10 @@ class Aggregate {
       stay[k] = splat(static_cast<A>(1.0 - shares.mean[k]));
       go[k] = splat(static_cast<A>(shares.mean[k]));
     }
-    R::each(n, [&](int64_t j, auto left) {
-      V<A> merged = share[0] * R::load(x[0] + j, left);
-      for (int k = 1; k < count; ++k) merged += share[k] * R::load(x[k] + j, left);
-      for (int k = 0; k < count; ++k) {
-        const V<A> v = deviated(merged, R::load(mean[k] + j, left), stay[k], go[k]);
-        R::store(out[k] + j, v, left, streamed);
-      }
+    each_step<A, T>(n, streamed, [&](const auto& load, const auto& store) {
+      auto merged = share[0] * load(x[0]);
+      for (int k = 1; k < count; ++k) merged = merged + share[k] * load(x[k]);
+      for (int k = 0; k < count; ++k) store(out[k], stay[k] * merged + go[k] * load(mean[k]));
     });
   }
 

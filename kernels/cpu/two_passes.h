@@ -7,13 +7,17 @@
 #include <memory>
 #include <new>
 
-#include "cpu/gram.h"
 #include "cpu/parallel.h"
+#include "cpu/quick_gram.h"
 
 namespace intarsia::cpu::INTARSIA_ISA {
 
-// Op: products(); gram(sample, first, n, sums); prepare(sample, batch, gram(sample, product), Shares&);
-// combine(sample, Shares, first, n, streamed); together(), whether prepare asks for other samples' products.
+// Shorter vectors are summed in double precision throughout: it costs nothing there.
+constexpr int64_t kWorthHaste = 4096;
+
+// Op: products(); gram(sample, first, n, sums, quick); prepare(sample, batch, gram(sample, product),
+// Shares&), false where quick products will not do; combine(sample, Shares, first, n, streamed); together(),
+// whether prepare asks for other samples' products.
 template <class Op>
 Status two_passes(const Op& op, int64_t batch, int64_t size, int64_t bytes, int64_t bytes_out, int threads) {
   if (batch == 0 || size == 0) return {};
@@ -21,22 +25,27 @@ Status two_passes(const Op& op, int64_t batch, int64_t size, int64_t bytes, int6
   const int64_t parts = (size + kGramChunk - 1) / kGramChunk;
   const bool streamed = worth_streaming(bytes_out);
   const int team = team_size(threads, bytes);
-  const auto chunk = [&](int64_t sample, int64_t part, double* sums) {
-    op.gram(sample, part * kGramChunk, std::min(kGramChunk, size - part * kGramChunk), sums);
+  const bool haste = size >= kWorthHaste && !op.together();
+  const auto chunk = [&](int64_t sample, int64_t part, double* sums, bool quick) {
+    op.gram(sample, part * kGramChunk, std::min(kGramChunk, size - part * kGramChunk), sums, quick);
+  };
+  // What one thread finds out about a sample on its own.
+  const auto prepare_alone = [&](int64_t sample, typename Op::Shares& shares, bool quick) {
+    double sums[Op::kMostProducts], more[Op::kMostProducts];
+    for (int e = 0; e < products; ++e) sums[e] = 0.0;
+    for (int64_t part = 0; part < parts; ++part) {
+      chunk(sample, part, more, quick);
+      for (int e = 0; e < products; ++e) sums[e] += more[e];
+    }
+    return op.prepare(sample, batch, [&](int64_t, int e) { return sums[e]; }, shares);
   };
 
   if (!op.together() && (team == 1 || batch % team == 0 || batch >= 8 * team)) {
     // A sample's second pass finds it in the cache.
     share_out(batch, team, [&](int64_t sample, int64_t end) {
-      double sums[Op::kMostProducts], more[Op::kMostProducts];
       typename Op::Shares shares;
       for (; sample < end; ++sample) {
-        for (int e = 0; e < products; ++e) sums[e] = 0.0;
-        for (int64_t part = 0; part < parts; ++part) {
-          chunk(sample, part, more);
-          for (int e = 0; e < products; ++e) sums[e] += more[e];
-        }
-        op.prepare(sample, batch, [&](int64_t, int e) { return sums[e]; }, shares);
+        if (!prepare_alone(sample, shares, haste) && haste) prepare_alone(sample, shares, false);
         op.combine(sample, shares, 0, size, streamed);
       }
       if (streamed) stream_fence();
@@ -54,7 +63,9 @@ Status two_passes(const Op& op, int64_t batch, int64_t size, int64_t bytes, int6
   share_out_twice(
       batch * parts,
       [&](int64_t item, int64_t end) {
-        for (; item < end; ++item) chunk(item / parts, item % parts, &sums[item * products]);
+        for (; item < end; ++item) {
+          chunk(item / parts, item % parts, &sums[item * products], haste);
+        }
       },
       batch * parts,
       [&](int64_t item, int64_t end) {
@@ -62,7 +73,7 @@ Status two_passes(const Op& op, int64_t batch, int64_t size, int64_t bytes, int6
         while (item < end) {
           const int64_t sample = item / parts, last = std::min(end, (sample + 1) * parts);
           const int64_t first = (item - sample * parts) * kGramChunk;
-          op.prepare(sample, batch, gram, shares);
+          if (!op.prepare(sample, batch, gram, shares) && haste) prepare_alone(sample, shares, false);
           op.combine(sample, shares, first, std::min((last - sample * parts) * kGramChunk, size) - first,
                      streamed);
           item = last;

@@ -110,3 +110,31 @@ def test_aggregates_are_finite(backend, dtype, kind):
     for fold, weights in (("sequential", [0.5, 0.65]), ("mean", [1.0, 1.0, 1.0])):
         result = ops.spherical_aggregate(states, states, weights, 0.3, fold=fold)
         assert bool(result.isfinite().all())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_long_vectors_are_as_safe(backend, dtype, kind):
+    """Long ones are summed in single precision first, where that will do."""
+    backend.keep_to(False)
+    x0, x1 = (x.repeat(1, 50) for x in pairs(kind, dtype, "cpu", 24))
+    turn = torch.randperm(x0.shape[1])
+    x0, x1 = x0[:, turn].to(backend.device), x1[:, turn].to(backend.device)
+    n0, n1 = (x.double().norm(dim=1) for x in (x0, x1))
+    ours = ops.slerp(x0, x1, 0.4)
+    with ops.use_backend("reference"):
+        exact = ops.slerp(x0.double(), x1.double(), 0.4)
+    bound = {torch.float16: 2e-3, torch.bfloat16: 8e-3, torch.float32: 1e-6, torch.float64: 1e-7}[dtype]
+    floor = 1e-5 if dtype is torch.float16 else 0.0
+    torch.testing.assert_close(ours.double().norm(dim=1), n0**0.6 * n1**0.4, rtol=bound, atol=floor)
+    if kind != "almost opposite":  # there the last digits of the input decide on which side of the branch
+        away = (ours.double() - exact).norm(dim=1)
+        assert bool((away <= 2 * bound * exact.norm(dim=1) + floor).all())
+    states = torch.stack([x0, x1, x0])
+    for mu in (states, states.roll(1, 0), 0.99 * states):
+        result = ops.spherical_aggregate(states, mu, [0.5, 0.65], 0.3)
+        assert bool(result.isfinite().all())
+        with ops.use_backend("reference"):
+            exact = ops.spherical_aggregate(states.double(), mu.double(), [0.5, 0.65], 0.3)
+        if kind in ("equal", "near", "close", "any", "large", "small"):
+            away = (result.double() - exact).flatten(2).norm(dim=2)
+            assert bool((away <= 2 * bound * exact.flatten(2).norm(dim=2) + floor).all())

@@ -154,10 +154,11 @@ def check_out(function: str, out: Tensor, shape: Ints, inputs: Sequence[Tensor |
 
 def check_apart(function: str, out: Tensor, inputs: Sequence[Tensor | None]) -> None:
     """Whether the addresses of `out` stay clear of those of the inputs."""
+    start, stop = _span(out) if out.numel() else (0, 0)
     for tensor in inputs:
-        if tensor is None or tensor.numel() == 0 or out.numel() == 0 or tensor.device != out.device:
+        if tensor is None or start == stop or tensor.numel() == 0 or tensor.device != out.device:
             continue
-        (start, stop), (first, last) = _span(out), _span(tensor)
+        first, last = _span(tensor)
         if start < last and first < stop:
             fail(function, "out", "not overlap an input", "memory shared with one", "Allocate it apart.")
 
@@ -171,6 +172,9 @@ def check_out_argument(function: str, out: object, dtype: torch.dtype | None) ->
 
 
 def _span(tensor: Tensor) -> tuple[int, int]:
+    if tensor.is_contiguous():
+        start = tensor.data_ptr()
+        return start, start + tensor.numel() * tensor.element_size()
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     start = tensor.data_ptr()
     return start, start + (last + 1) * tensor.element_size()

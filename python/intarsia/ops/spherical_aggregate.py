@@ -90,20 +90,30 @@ def spherical_aggregate(
     step, steps = as_number_or_vector(_NAME, "eta", eta, first)
     if step < 0:
         fail(_NAME, "eta", "be at least 0", step, "It is the length of a step.")
-    if torch.is_grad_enabled() and any([t.requires_grad for t in (*x, *mu)]):
-        remedy = "Detach them, or run under torch.no_grad()."
-        fail(_NAME, "states and means", "not require grad", "one that does", remedy)
     options = (_FOLDS[fold, angle], norm == "batch")
     if out is None:
-        return choose(_NAME, _aggregate, *x, *mu, steps)(x, mu, shares, step, steps, *options)
+        call = choose(_NAME, _aggregate, *x, *mu, steps)
+        if call is not _aggregate:
+            _refuse_gradients(x, mu)
+        return call(x, mu, shares, step, steps, *options)
     check_out_argument(_NAME, out, None)
     write = choose(f"{_NAME}_out", _aggregate_out, *x, *mu, steps, out)
+    if write is not _aggregate_out:
+        _refuse_gradients(x, mu)
     write(x, mu, shares, step, steps, *options, out)
     return out
 
 
+def _refuse_gradients(x: Sequence[Tensor], mu: Sequence[Tensor]) -> None:
+    if torch.is_grad_enabled() and any([t.requires_grad for t in (*x, *mu)]):
+        remedy = "Detach them, or run under torch.no_grad()."
+        fail(_NAME, "states and means", "not require grad", "one that does", remedy)
+
+
 def _listed(argument: str, tensors: Tensor | Sequence[Tensor]) -> list[Tensor]:
     """One tensor [N, B, ...], or N >= 2 tensors [B, ...]."""
+    if type(tensors) is Tensor and tensors.dim() and tensors.shape[0]:
+        return [tensors]
     listed = [tensors] if isinstance(tensors, Tensor) else tensors
     if not isinstance(listed, (list, tuple)) or not all([isinstance(t, Tensor) for t in listed]):
         wanted = "be a tensor [N, B, ...] or a sequence of N tensors [B, ...]"
@@ -152,6 +162,7 @@ def _shape(x: Sequence[Tensor], mu: Sequence[Tensor], steps: Tensor | None) -> t
         fail(_NAME, "states", "have shape [N, B, ...]", f"shape {list(first.shape)}", remedy)
     if first.dtype not in FLOATS:
         fail(_NAME, "states", FOUR, first.dtype, "Convert them with .float().")
+    kind = (first.dtype, first.device, torch.strided)
     for argument, tensors in (("states", x), ("means", mu)):
         wanted = shape if len(tensors) == 1 else shape[1:]
         if len(tensors) not in (1, shape[0]):
@@ -160,7 +171,7 @@ def _shape(x: Sequence[Tensor], mu: Sequence[Tensor], steps: Tensor | None) -> t
             if t.shape != wanted:
                 remedy = "All of them are alike."
                 fail(_NAME, argument, f"have shape {list(wanted)}", f"shape {list(t.shape)}", remedy)
-            if t.dtype is not first.dtype or t.device != first.device or t.layout is not torch.strided:
+            if (t.dtype, t.device, t.layout) != kind:
                 wanted_kind, got = f"be {first.dtype} on {first.device}, dense", f"{t.dtype} on {t.device}"
                 fail(_NAME, argument, wanted_kind, got, "Convert them with .to(states[0]).")
     check_per_sample(_NAME, "eta", steps, shape[1], first)
