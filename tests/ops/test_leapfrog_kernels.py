@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The leapfrog kernels below the public functions: instruction sets, threads, repeats, the emulated device."""
+"""The leapfrog kernels below the public functions: instruction sets, threads, repeats, an emulated GPU."""
 
 from __future__ import annotations
 
