@@ -32,6 +32,9 @@ void bind_leapfrog(py::module_ m, const char* how);
 // The plan, which knows no device.
 void bind_plan(py::module_ root, py::module_ on_cpu);
 
+// Calls on the CPU that repeat an earlier one.
+void bind_recall(py::module_ on_cpu);
+
 }  // namespace intarsia
 
 // At the end of a family's source.

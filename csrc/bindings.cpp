@@ -76,6 +76,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("build_info", &build_info, "What this module was built with and which instruction set it runs.");
   py::module_ on_cpu = m.def_submodule("cpu");
   bind_plan(m, on_cpu);
+  bind_recall(on_cpu);
   on_cpu.def("use_simd", &cpu::use_simd, py::arg("name"),
              "Run the kernels of 'avx512', 'avx2' or 'baseline'; False where that is not possible.");
   bind_all<Device::cpu>(on_cpu, "threads");

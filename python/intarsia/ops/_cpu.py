@@ -25,6 +25,7 @@ _noise, _integers = _C.cpu.canvas_noise, _C.cpu.canvas_integers
 _leapfrog, _select = _C.cpu.leapfrog, _C.cpu.metropolis_select
 leapfrog_if_plain, metropolis_select_if_plain = _C.cpu.leapfrog_if_plain, _C.cpu.metropolis_select_if_plain
 build_plan = _C.cpu.build_plan
+Recall = _C.cpu.Recall
 
 
 def extract_patches(out: Tensor, canvas: Tensor, plan: Plan, scale: Tensor | None) -> None:

@@ -53,7 +53,8 @@ def bumped(out: Sequence[Tensor | None]) -> list[Tensor]:
     return written
 
 
-def _plain_keys() -> int:
+def plain_keys() -> int:
+    """The dispatch keys of an ordinary tensor, as bits."""
     keys = torch._C._dispatch_keys(torch.empty(0, device="cpu"))
     for name in (
         "CPU",
@@ -83,7 +84,7 @@ def _build_direct() -> Callable[..., bool]:
         transform = torch._C._functorch.peek_interpreter_stack
         dispatch_keys = torch._C._dispatch_keys
         forward_ad._current_level  # noqa: B018
-        unusual = ~_plain_keys()
+        unusual = ~plain_keys()
     except AttributeError:
         return _always_dispatch
     plain = (Tensor, torch.nn.Parameter)

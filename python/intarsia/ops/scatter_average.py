@@ -23,6 +23,7 @@ from intarsia.ops._library import bump, choose, register
 from intarsia.ops._merge import merge, merged_shape
 from intarsia.ops._merge_gradient import average_backward, average_setup, average_vmap
 from intarsia.ops._plan import Prepared, get_plan, prepare
+from intarsia.ops._recall import lasting, recall, serves
 from intarsia.ops._scatter_fused import fused
 
 __all__ = ["scatter_average"]
@@ -106,6 +107,15 @@ def scatter_average(
         >>> ops.scatter_average(patches, offsets=[[0], [2]], weight=(torch.ones(4),), size=(6,)).tolist()
         [[[1.0, 1.0, 2.0, 2.0, 3.0, 3.0]]]
     """
+    bare = guidance is None and x is None and noise is None and coefficient is None
+    bare = bare and type(a) is float and a == 0.0 and type(b) is float and b == 1.0 and c == 0
+    quick = bare and not torch.compiler.is_compiling()
+    if quick and _calls is not None:
+        again = _calls.scatter(patches, offsets, weight, size, wrap, normalize, dtype, out)
+        if again is not None:
+            if out is not None:
+                bump(out)
+            return again
     if guidance is None:
         ndim = check_floats(_NAME, "patches", patches, "[B, R, C, *s]", 3)
     else:
@@ -121,11 +131,39 @@ def scatter_average(
         return fused(patches, places, windows, lengths, cyclic, normalize, signs, fusion, dtype, out)
     if out is None:
         call = choose(_NAME, _scatter, patches, places, signs, *windows)
-        return call(patches, places, windows, lengths, cyclic, normalize, signs, dtype)
+        result = call(patches, places, windows, lengths, cyclic, normalize, signs, dtype)
+        if quick and call is _scatter and places is offsets:
+            _remember(patches, places, windows, size, wrap, normalize, dtype, result)
+        return result
     check_out_argument(_NAME, out, dtype)
     write = choose(f"{_NAME}_out", _scatter_out, patches, places, signs, out, *windows)
     write(patches, places, windows, lengths, cyclic, normalize, signs, out)
+    if quick and write is _scatter_out and places is offsets:
+        _remember(patches, places, windows, size, wrap, normalize, None, out)
     return out
+
+
+_calls = recall(_NAME)
+
+
+def _remember(
+    patches: Tensor,
+    offsets: Tensor,
+    weight: list[Tensor],
+    size: Any,
+    wrap: Any,
+    normalize: bool,
+    dtype: Any,
+    result: Tensor,
+) -> None:
+    if _calls is None or not lasting(size, wrap) or not patches.numel() or not result.numel():
+        return
+    closed = [False] * len(size) if wrap is None else wrap
+    plan = get_plan(_NAME, offsets, size, patches.shape[3:], closed)
+    if serves(plan) and patches.is_cpu:
+        _calls.remember(
+            patches, offsets, size, wrap, dtype, result, plan.handle, tuple(weight), bool(normalize)
+        )
 
 
 def _prepare(
