@@ -34,6 +34,7 @@ struct Answers {
   INTARSIA_INLINE V<A> combine(const Load& load) const {
     if (terms == 1) return load(p);
     const V<A> last = load(p + (terms - 1) * step);
+    if (terms == 2) return last + splat(*guidance) * (load(p) - last);
     V<A> v = last;
     for (int64_t k = 0; k < terms - 1; ++k) {
       v += splat(guidance[k * guidance_step]) * (load(p + k * step) - last);
@@ -92,8 +93,16 @@ INTARSIA_INLINE void add_row(A* sums, const Answers<T, A>& p, const A* w, A row,
     j = static_cast<int64_t>((-reinterpret_cast<uintptr_t>(sums)) % INTARSIA_VECTOR_BYTES / sizeof(A));
     if (j > 0) add_first(sums, p, w, a, j);
   }
+  if (p.terms == 1) {
+    for (; n - j >= L; j += L) {
+      prefetch(next + j);
+      const V<A> term = (a * Memory<A, A>::load(w + j)) * Memory<A, T>::load(p.p + j);
+      Memory<A, A>::store(sums + j, Memory<A, A>::load(sums + j) + term);
+    }
+  }
   for (; n - j >= L; j += L) {
     prefetch(next + j);
+    if (p.terms == 2) prefetch(next + p.step + j);
     const V<A> term = (a * Memory<A, A>::load(w + j)) * p.load(j);
     Memory<A, A>::store(sums + j, Memory<A, A>::load(sums + j) + term);
   }
@@ -101,20 +110,28 @@ INTARSIA_INLINE void add_row(A* sums, const Answers<T, A>& p, const A* w, A row,
 }
 
 // The same over all rows for K full vectors, whose weights stay in registers.
-template <int K, class T, class A>
-INTARSIA_INLINE void add_narrow(A* sums, int64_t sums_step, Answers<T, A> p, int64_t p_step,
+template <int K, bool guided, class T, class A>
+INTARSIA_INLINE void add_narrow(A* sums, int64_t sums_step, const Answers<T, A>& src, int64_t p_step,
                                 const Piece<A>& piece, int64_t rows, const T* next) {
   constexpr int64_t L = lanes<A>;
+  const T *p = src.p, *q = p + src.step;  // guided: of the last answer
+  const V<A> guidance = splat(guided ? *src.guidance : A(0));
   V<A> w[K];
   for (int k = 0; k < K; ++k) w[k] = Memory<A, A>::load(piece.w + k * L);
   for (int64_t i = 0; i < rows; ++i) {
     const V<A> a = splat(piece.base * piece.f1[i * piece.f1_step]);
     for (int k = 0; k < K; ++k) {
-      const V<A> term = (a * w[k]) * p.load(k * L);
+      V<A> value = Memory<A, T>::load(p + k * L);
+      if constexpr (guided) {
+        const V<A> last = Memory<A, T>::load(q + k * L);
+        value = last + guidance * (value - last);
+        prefetch(next + src.step + k * L);
+      }
+      const V<A> term = (a * w[k]) * value;
       Memory<A, A>::store(sums + k * L, Memory<A, A>::load(sums + k * L) + term);
       prefetch(next + k * L);
     }
-    sums += sums_step, p.p += p_step, next += p_step;
+    sums += sums_step, p += p_step, q += p_step, next += p_step;
   }
 }
 
@@ -125,11 +142,14 @@ INTARSIA_INLINE void add_piece(A* sums, int64_t sums_step, const Answers<T, A>& 
                                const Piece<A>& piece, int64_t rows, const T* next) {
   constexpr int64_t L = lanes<A>;
   sums += piece.at;
-  if (piece.w_step == 0 && piece.columns == 4 * L) {
-    return add_narrow<4>(sums, sums_step, p, p_step, piece, rows, next);
+  const bool narrow = piece.w_step == 0 && p.terms <= 2;
+  if (narrow && piece.columns == 4 * L) {
+    const auto add = p.terms == 1 ? add_narrow<4, false, T, A> : add_narrow<4, true, T, A>;
+    return add(sums, sums_step, p, p_step, piece, rows, next);
   }
-  if (piece.w_step == 0 && piece.columns == 8 * L) {
-    return add_narrow<8>(sums, sums_step, p, p_step, piece, rows, next);
+  if (narrow && piece.columns == 8 * L) {
+    const auto add = p.terms == 1 ? add_narrow<8, false, T, A> : add_narrow<8, true, T, A>;
+    return add(sums, sums_step, p, p_step, piece, rows, next);
   }
   for (int64_t i = 0; i < rows; ++i) {
     add_row(sums + i * sums_step, p.at(i * p_step), piece.w + i * piece.w_step,

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from intarsia import ops
+from intarsia.ops._recall import recall
 from torch.utils._python_dispatch import TorchDispatchMode
 
 EXTRACT = importlib.import_module("intarsia.ops.extract_patches")
@@ -24,8 +25,8 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def fresh():
-    EXTRACT._calls.forget()
-    SCATTER._calls.forget()
+    recall("extract_patches").forget()
+    recall("scatter_average").forget()
 
 
 @pytest.fixture
@@ -46,11 +47,11 @@ def merge(patches, places, weight, **more):
 
 
 def slowly(function, *args, **kwargs):
-    EXTRACT._calls.forget()
-    SCATTER._calls.forget()
+    for name in ("extract_patches", "scatter_average"):
+        recall(name).forget()
     result = function(*args, **kwargs)
-    EXTRACT._calls.forget()
-    SCATTER._calls.forget()
+    for name in ("extract_patches", "scatter_average"):
+        recall(name).forget()
     return result
 
 

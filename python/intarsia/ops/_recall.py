@@ -8,6 +8,7 @@ gradients, a mode, a transform, a profiler or another backend are not recognised
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from intarsia.ops._library import plain_keys
 from intarsia.ops._plan import Plan
 
 
+@cache
 def recall(function: str) -> Any:
     """The memory of one operator, or None where the compiled CPU backend is not what serves the CPU."""
     try:
@@ -42,6 +44,7 @@ def recall(function: str) -> Any:
             "quiet": quiet,
         }
     except AttributeError:
+        # No compiled backend, or a PyTorch that keeps these answers elsewhere.
         return None
     return kind(asked, _backend._FORCED, function)
 

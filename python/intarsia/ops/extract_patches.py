@@ -106,10 +106,13 @@ def extract_patches(
     return out
 
 
-_calls = recall(_NAME)
+# Made by the first call worth remembering: importing loads no compiled module.
+_calls: Any = None
 
 
 def _remember(canvas: Tensor, offsets: Tensor, size: Any, wrap: Any, dtype: Any, result: Tensor) -> None:
+    global _calls
+    _calls = recall(_NAME)
     if _calls is None or not lasting(size, wrap) or not result.numel():
         return
     closed = [False] * (canvas.dim() - 2) if wrap is None else wrap

@@ -143,7 +143,8 @@ def scatter_average(
     return out
 
 
-_calls = recall(_NAME)
+# Made by the first call worth remembering: importing loads no compiled module.
+_calls: Any = None
 
 
 def _remember(
@@ -156,6 +157,8 @@ def _remember(
     dtype: Any,
     result: Tensor,
 ) -> None:
+    global _calls
+    _calls = recall(_NAME)
     if _calls is None or not lasting(size, wrap) or not patches.numel() or not result.numel():
         return
     closed = [False] * len(size) if wrap is None else wrap
