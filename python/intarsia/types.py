@@ -90,7 +90,8 @@ class Denoiser(Protocol):
     """The posterior mean `D(x, sigma) = E[x0 | x]` for `x = x0 + sigma * n`, n standard normal.
 
     Any callable of this shape will do. Two optional attributes are honoured: `sizes`, the spatial sizes that
-    the network was trained on, and `affine(x, sigma, cond, *, a, b, c, noise)`, a fused update.
+    the network was trained on, and `affine(x, sigma, cond, *, a, b, c, noise)`, a fused update, which takes
+    `out`, too, where the denoiser says `writes_out`.
     """
 
     def __call__(self, x: Tensor, sigma: Tensor, cond: Cond = None, /) -> Tensor:
@@ -139,6 +140,7 @@ class State:
         step: the number of steps done, and so the index of the next one.
         num_steps: the number of steps of the whole run, or None before the run has set it.
         history: what a multistep solver remembers; empty for the others.
+        spare: canvases like `x` that nobody needs any more, for the step to write into; it may ignore them.
 
     Example:
         >>> import torch
@@ -152,10 +154,13 @@ class State:
     step: int = 0
     num_steps: int | None = None
     history: tuple[Any, ...] = ()
+    spare: tuple[Tensor, ...] = ()
 
-    def advance(self, x: Tensor, sigma: float, *, history: tuple[Any, ...] = ()) -> State:
+    def advance(
+        self, x: Tensor, sigma: float, *, history: tuple[Any, ...] = (), spare: tuple[Tensor, ...] = ()
+    ) -> State:
         """Return the state one step later: canvas `x` [B, C, *S] at noise level `sigma`."""
-        return replace(self, x=x, sigma=sigma, step=self.step + 1, history=history)
+        return replace(self, x=x, sigma=sigma, step=self.step + 1, history=history, spare=spare)
 
 
 @dataclass(frozen=True, eq=False)
@@ -331,6 +336,7 @@ def affine(
     b: float,
     c: float = 0.0,
     noise: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Return `a*x + b*D(x, sigma, cond) + c*noise`, fused where the denoiser can do it.
 
@@ -343,6 +349,7 @@ def affine(
         b: factor of the estimate; `a=0, b=1` returns the estimate itself.
         c: factor of `noise`.
         noise: [B, C, *S], any third tensor; needed where `c` is not 0.
+        out: [B, C, *S], memory like `x` and apart from it that may be written to and returned, or not.
 
     Returns:
         [B, C, *S], the dtype of `x`.
@@ -362,9 +369,11 @@ def affine(
         raise ValueError(f"affine: noise must be given where c is not 0, got c={c} and None. Pass noise=.")
     levels = sigma if isinstance(sigma, Tensor) else level(sigma, x)
     fused: Callable[..., Tensor] | None = getattr(D, "affine", None)
+    if fused is not None and out is not None and getattr(D, "writes_out", False):
+        return fused(x, levels, cond, a=a, b=b, c=c, noise=noise, out=out)
     if fused is not None:
         return fused(x, levels, cond, a=a, b=b, c=c, noise=noise)
-    out = denoise(D, x, levels, cond)
-    out = out if b == 1 else b * out
-    out = torch.add(out, x, alpha=a) if a else out
-    return torch.add(out, noise, alpha=c) if c and noise is not None else out
+    value = denoise(D, x, levels, cond)
+    value = value if b == 1 else b * value
+    value = torch.add(value, x, alpha=a, out=out) if a else value
+    return torch.add(value, noise, alpha=c) if c and noise is not None else value

@@ -38,12 +38,13 @@ class NonFiniteRegionError(NonFiniteError):
 
 
 class Update(NamedTuple):
-    """The solver's update `a x + b D + c noise`."""
+    """The solver's update `a x + b D + c noise`, and where it may be written."""
 
     a: float
     b: float
     c: float
     noise: Tensor | None
+    out: Tensor | None = None
 
 
 Weights: TypeAlias = tuple[tuple[Tensor, ...], Tensor | None, Tensor | None]
@@ -137,7 +138,7 @@ class Job:
         if normalize and _fusable(x):
             whole = update or Update(0.0, 1.0, 0.0, None)
             a, b = whole.a + whole.b * c_skip, whole.b * c_out
-            return into(update={"a": a, "b": b, "c": whole.c, "noise": whole.noise})
+            return into(update={"a": a, "b": b, "c": whole.c, "noise": whole.noise, "out": whole.out})
         merged = into()
         skipped = per_sample(c_skip, x) * x
         if not normalize:
@@ -175,13 +176,14 @@ class Job:
             rows = rows.to(high) if high == torch.float64 else rows
             weight, coefficient, guidance = self.weights(high, x.device)
             given = {} if update is None else {"x": x, **update}
+            target = None if given.get("out") is not None else high
             return self.part.merge(
                 rows.reshape(shape),
                 weight=weight,
                 normalize=normalize,
                 coefficient=coefficient,
                 guidance=guidance,
-                dtype=high,
+                dtype=target,
                 **given,
             )
 

@@ -75,6 +75,8 @@ class Composite:
         self._total = total if normalize and not self._fused else None
         self._totals: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
+    writes_out = True
+
     @property
     def sizes(self) -> tuple[tuple[int, ...], ...]:
         """The one spatial size it accepts, as denoisers declare theirs."""
@@ -112,6 +114,7 @@ class Composite:
         b: float,
         c: float = 0.0,
         noise: Tensor | None = None,
+        out: Tensor | None = None,
     ) -> Tensor:
         """Return `a*x + b*D(x, sigma, cond) + c*noise`, one factor's in the pass that merges its regions.
 
@@ -123,16 +126,17 @@ class Composite:
             b: factor of the estimate.
             c: factor of `noise`.
             noise: `[B, C, *S]` in the dtype of `x`.
+            out: `[B, C, *S]` like `x` and apart from it, which may be written to and returned, or not.
 
         Returns:
-            `[B, C, *S]` in the dtype of `x`, never memory that is used again. It equals the separate steps to
-            the rounding of float32 (float64 on float64 canvases).
+            `[B, C, *S]` in the dtype of `x`, `out` or memory that is not used again. It equals the separate
+            steps to the rounding of float32 (float64 on float64 canvases).
 
         Raises:
             NonFiniteRegionError: a network returned NaN or infinity, unless that is ignored.
             ValueError: as in a call.
         """
-        return self._evaluate(x, sigma, cond, Update(a, b, c, noise if c else None))
+        return self._evaluate(x, sigma, cond, Update(a, b, c, noise if c else None, out))
 
     def _evaluate(self, x: Tensor, sigma: Tensor, cond: Cond, update: Update | None) -> Tensor:
         check_canvas(self.name, x)

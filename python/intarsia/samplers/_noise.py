@@ -13,13 +13,14 @@ from intarsia.samplers.canvas import CanvasNoise
 from intarsia.types import Generators, NoiseSource
 
 
-def normal_like(x: Tensor, generator: Generators) -> Tensor:
+def normal_like(x: Tensor, generator: Generators, *, out: Tensor | None = None) -> Tensor:
     """Return standard normal noise in the shape, dtype and device of a canvas.
 
     Args:
         x: [B, C, *S], floating.
         generator: one for the batch, or B, one for each sample, or a source of its own kind, such as
             `CanvasNoise(seed).at(Purpose.SOLVER, step)`; None takes torch's own for the device of `x`.
+        out: [B, C, *S], memory like `x` that may be written to and returned, or not.
 
     Returns:
         [B, C, *S].
@@ -38,6 +39,8 @@ def normal_like(x: Tensor, generator: Generators) -> Tensor:
     if isinstance(generator, (list, tuple)):
         return torch.cat([normal_like(row[None], g) for row, g in zip(x, generator, strict=True)])
     device = x.device if generator is None else generator.device
+    if out is not None and device == x.device:
+        return torch.randn(x.shape, generator=generator, out=out)
     return torch.randn(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from intarsia.samplers._spare import take
 from intarsia.types import Cond, Denoiser, Generators, Info, State, affine, denoise
 
 __all__ = ["DPMpp2M"]
@@ -57,11 +58,18 @@ class DPMpp2M:
             x = affine(D, state.x, sigma, cond, a=0.0, b=1.0)
             return state.advance(x, 0.0), info
 
-        denoised = denoise(D, state.x, sigma, cond)
+        out, spare = take(state.spare)
+        if out is None:
+            denoised = denoise(D, state.x, sigma, cond)
+        else:
+            denoised = affine(D, state.x, sigma, cond, a=0.0, b=1.0, out=out)
         h = -math.log(ratio)
-        extrapolated = denoised
-        if state.history:
-            last, h_last = state.history
-            extrapolated = torch.add(denoised, denoised - last, alpha=0.5 * h / h_last)
-        x = torch.add(ratio * state.x, extrapolated, alpha=1 - ratio)
-        return state.advance(x, sigma_next, history=(denoised, h)), info
+        out, spare = take(spare)
+        x = torch.mul(state.x, ratio, out=out)
+        if not state.history:
+            x.add_(denoised, alpha=1 - ratio)
+            return state.advance(x, sigma_next, history=(denoised, h), spare=spare), info
+        last, h_last = state.history
+        ahead = 0.5 * h / h_last
+        x.add_(denoised, alpha=(1 - ratio) * (1 + ahead)).add_(last, alpha=(ratio - 1) * ahead)
+        return state.advance(x, sigma_next, history=(denoised, h), spare=(*spare, last)), info

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from intarsia.samplers._noise import normal_like
+from intarsia.samplers._spare import take
 from intarsia.types import Cond, Denoiser, Generators, Info, State, affine
 
 __all__ = ["DDIM", "Euler", "EulerAncestral"]
@@ -45,8 +46,9 @@ class Euler:
     ) -> tuple[State, Info]:
         """Return the state at `sigma_next`, and its Info. Draws no noise."""
         ratio = sigma_next / sigma
-        x = affine(D, state.x, sigma, cond, a=ratio, b=1 - ratio)
-        return state.advance(x, sigma_next), Info(sigma, sigma_next, sigma_hat=sigma)
+        out, spare = take(state.spare)
+        x = affine(D, state.x, sigma, cond, a=ratio, b=1 - ratio, out=out)
+        return state.advance(x, sigma_next, spare=spare), Info(sigma, sigma_next, sigma_hat=sigma)
 
 
 @dataclass(frozen=True)
@@ -104,10 +106,15 @@ class EulerAncestral:
         """Return the state at `sigma_next`, and its Info. Draws noise unless `s_up` is 0."""
         up = min(sigma_next, self.eta * sigma_next * (1 - (sigma_next / sigma) ** 2) ** 0.5)
         down = max(sigma_next**2 - up**2, 0.0) ** 0.5
-        noise = normal_like(state.x, generator) if up > 0 else None
-        ratio = down / sigma
-        x = affine(D, state.x, sigma, cond, a=ratio, b=1 - ratio, c=up * self.s_noise, noise=noise)
-        return state.advance(x, sigma_next), Info(sigma, sigma_next, sigma_hat=sigma)
+        out, spare = take(state.spare)
+        noise = None
+        if up > 0:
+            memory, spare = take(spare)
+            noise = normal_like(state.x, generator, out=memory)
+            spare = (*spare, noise)
+        ratio, c = down / sigma, up * self.s_noise
+        x = affine(D, state.x, sigma, cond, a=ratio, b=1 - ratio, c=c, noise=noise, out=out)
+        return state.advance(x, sigma_next, spare=spare), Info(sigma, sigma_next, sigma_hat=sigma)
 
 
 @dataclass(frozen=True)

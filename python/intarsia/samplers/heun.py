@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from intarsia.samplers._noise import normal_like
+from intarsia.samplers._spare import take
 from intarsia.types import Cond, Denoiser, Generators, Info, State, affine
 
 __all__ = ["Heun"]
@@ -83,7 +84,7 @@ class Heun:
         Raises:
             ValueError: churn is asked for and `state.num_steps` is not set.
         """
-        x_hat, sigma_hat = state.x, sigma
+        x_hat, sigma_hat, spare = state.x, sigma, state.spare
         if self.s_churn > 0:
             if state.num_steps is None:
                 raise ValueError(
@@ -94,14 +95,21 @@ class Heun:
             sigma_hat = sigma * (1 + gamma)
             if gamma > 0:
                 added = math.sqrt(sigma_hat**2 - sigma**2) * self.s_noise
-                x_hat = torch.add(x_hat, normal_like(x_hat, generator), alpha=added)
+                memory, spare = take(spare)
+                noise = normal_like(x_hat, generator, out=memory)
+                x_hat = torch.add(x_hat, noise, alpha=added, out=noise)
 
         ratio = sigma_next / sigma_hat
-        x = affine(D, x_hat, sigma_hat, cond, a=ratio, b=1 - ratio)
+        out, spare = take(spare)
+        x = affine(D, x_hat, sigma_hat, cond, a=ratio, b=1 - ratio, out=out)
         if sigma_next == 0:
             return state.advance(x, 0.0), Info(sigma, 0.0, sigma_hat=sigma_hat)
 
         # x_hat + (s'-s_hat)/2 * (d + d') with d = (x - x_hat)/(s'-s_hat) and d' = (x - D)/s', collected.
         half = 0.5 / ratio
-        x = affine(D, x, sigma_next, cond, a=1 - half, b=half - 0.5, c=0.5, noise=x_hat)
-        return state.advance(x, sigma_next), Info(sigma, sigma_next, evaluations=2, sigma_hat=sigma_hat)
+        out, spare = take(spare)
+        after = affine(D, x, sigma_next, cond, a=1 - half, b=half - 0.5, c=0.5, noise=x_hat, out=out)
+        free = (x,) if x_hat is state.x else (x, x_hat)
+        return state.advance(after, sigma_next, spare=(*spare, *free)), Info(
+            sigma, sigma_next, evaluations=2, sigma_hat=sigma_hat
+        )

@@ -20,6 +20,7 @@ from intarsia.samplers._check import (
 )
 from intarsia.samplers._noise import check_source, source_of
 from intarsia.samplers._progress import progress_bar
+from intarsia.samplers._spare import recycled
 from intarsia.samplers.canvas import CanvasNoise
 from intarsia.types import (
     Cond,
@@ -104,7 +105,8 @@ def sample(
     run = _prepare(
         "sample", denoiser, x, sigmas, solver, cond, source, corrector, callback, progress, on_nonfinite
     )
-    run = replace(run, keep_denoised=bool(run.callbacks))
+    # With a callback, somebody else sees the states, and may keep them.
+    run = replace(run, keep_denoised=bool(run.callbacks), alone=not run.callbacks)
     state = run.state
     with closing(run.states()) as states:
         for after, _ in states:
@@ -204,12 +206,14 @@ class _Run:
     progress: bool | None
     check: bool
     keep_denoised: bool = True
+    alone: bool = False
 
     def states(self) -> Generator[tuple[State, Info], None, None]:
         state = self.state
         steps = len(self.sigmas) - 1
         with closing(progress_bar(self.progress, total=steps, done=state.step)) as bar:
             for step in range(state.step, steps):
+                before = state
                 try:
                     state, info = self._step(state, *self.sigmas[step : step + 2])
                 except StopSampling:
@@ -231,6 +235,9 @@ class _Run:
                     if replacement is not None:
                         state = check_replacement(state, replacement)
                         self._check(step, state)
+                if self.alone:
+                    state = recycled(state, before, step == self.state.step)
+                del before
                 yield state, info
                 if stop:
                     return
