@@ -29,6 +29,9 @@ NEUTRAL = {
     "MALLOC_MMAP_THRESHOLD_": FOUR_GIB,
     "MALLOC_TRIM_THRESHOLD_": FOUR_GIB,
     "MALLOC_TOP_PAD_": str(64 << 20),
+    # glibc keeps the splinters of aligned allocations in small per-thread bins, beside the results that they
+    # were cut from, which then cannot be reused: fresh results wander, and for whom depends on history.
+    "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",
 }
 KEPT = 1 << 30
 # Seconds: a row that was begun is ended.
