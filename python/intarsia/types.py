@@ -140,7 +140,8 @@ class State:
         step: the number of steps done, and so the index of the next one.
         num_steps: the number of steps of the whole run, or None before the run has set it.
         history: what a multistep solver remembers; empty for the others.
-        spare: canvases like `x` that nobody needs any more, for the step to write into; it may ignore them.
+        spare: canvases like `x` for the step to write into, which may add those that it has used up. None:
+            somebody may keep states, so that a step must not write into anything that it was given.
 
     Example:
         >>> import torch
@@ -154,10 +155,15 @@ class State:
     step: int = 0
     num_steps: int | None = None
     history: tuple[Any, ...] = ()
-    spare: tuple[Tensor, ...] = ()
+    spare: tuple[Tensor, ...] | None = None
 
     def advance(
-        self, x: Tensor, sigma: float, *, history: tuple[Any, ...] = (), spare: tuple[Tensor, ...] = ()
+        self,
+        x: Tensor,
+        sigma: float,
+        *,
+        history: tuple[Any, ...] = (),
+        spare: tuple[Tensor, ...] | None = None,
     ) -> State:
         """Return the state one step later: canvas `x` [B, C, *S] at noise level `sigma`."""
         return replace(self, x=x, sigma=sigma, step=self.step + 1, history=history, spare=spare)

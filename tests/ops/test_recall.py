@@ -159,6 +159,16 @@ def test_out(places):
         cut(canvas, places, out=out.clone().requires_grad_())
 
 
+def test_a_first_call_into_other_halves_leaves_the_dtype_of_later_ones_alone(places):
+    canvas, weight = torch.randn(1, 2, *SIZE), window()
+    for _ in range(2):
+        cut(canvas, places, out=torch.empty(1, 5, 2, *PATCH, dtype=torch.bfloat16))
+        patches = cut(canvas, places)
+        merge(patches, places, weight, out=torch.empty(1, 2, *SIZE, dtype=torch.bfloat16))
+        assert patches.dtype is merge(patches, places, weight).dtype is torch.float32
+        assert cut(canvas, places, dtype=torch.bfloat16).dtype is torch.bfloat16
+
+
 class Watch(TorchDispatchMode):
     def __init__(self):
         super().__init__()

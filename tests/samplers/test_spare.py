@@ -142,3 +142,19 @@ def test_two_interleaved_trajectories(eager_to_reuse):
         last = [state.x for state, _ in pair]
     for one, other in zip(last, alone, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_loop_by_hand_may_keep_states_and_step_twice_from_one(eager_to_reuse, solver):
+    solve, denoiser, kept = SOLVERS[solver], composite(), []
+    levels = SIGMAS.tolist()
+    state = replace(solve.init(start()), num_steps=len(levels) - 1)
+    with torch.no_grad():
+        for pair in zip(levels[:-1], levels[1:], strict=True):
+            kept.append((state, state.x.clone(), [torch.as_tensor(part).clone() for part in state.history]))
+            g = torch.Generator().manual_seed(2)
+            state, _ = solve.step(denoiser, state, *pair, None, g)
+            assert state.spare is None
+    for held, canvas, history in kept:
+        assert torch.equal(held.x, canvas)
+        assert all(torch.equal(torch.as_tensor(a), b) for a, b in zip(held.history, history, strict=True))

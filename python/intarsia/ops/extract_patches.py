@@ -102,7 +102,7 @@ def extract_patches(
     write = choose(f"{_NAME}_out", _extract_out, canvas, places, factor, out)
     write(canvas, places, extents, cyclic, factor, out, copies)
     if quick and write is _extract_out and places is offsets:
-        _remember(canvas, places, size, wrap, None, out)
+        _remember(canvas, places, size, wrap, out.dtype, out)
     return out
 
 

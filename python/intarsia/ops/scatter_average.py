@@ -139,7 +139,7 @@ def scatter_average(
     write = choose(f"{_NAME}_out", _scatter_out, patches, places, signs, out, *windows)
     write(patches, places, windows, lengths, cyclic, normalize, signs, out)
     if quick and write is _scatter_out and places is offsets:
-        _remember(patches, places, windows, size, wrap, normalize, None, out)
+        _remember(patches, places, windows, size, wrap, normalize, out.dtype, out)
     return out
 
 

@@ -17,9 +17,17 @@ from intarsia.types import State
 _WORTH = 4 << 20
 
 
-def take(spare: tuple[Tensor, ...]) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+Spare = tuple[Tensor, ...] | None
+
+
+def take(spare: Spare) -> tuple[Tensor | None, Spare]:
     """Return the first spare canvas, or None, and the others."""
-    return (spare[0], spare[1:]) if spare else (None, ())
+    return (spare[0], spare[1:]) if spare else (None, spare)
+
+
+def give(spare: Spare, *canvases: Tensor) -> Spare:
+    """Return the spare canvases and those that a step has used up, where they are wanted."""
+    return None if spare is None else (*spare, *canvases)
 
 
 def recycled(state: State, old: State, first: bool) -> State:
@@ -38,9 +46,9 @@ def recycled(state: State, old: State, first: bool) -> State:
     large = canvas.numel() * canvas.element_size() >= _WORTH
     free: list[Tensor] = []
     if large and type(canvas) is Tensor and canvas.device.type == "cpu" and _counts:
-        for one in state.spare:
+        for one in state.spare or ():
             # The tuple, this variable, the argument of getrefcount, and what the old state holds.
-            known = 3 + sum(one is other for other in (*old.history, *old.spare))
+            known = 3 + sum(one is other for other in (*old.history, *(old.spare or ())))
             if sys.getrefcount(one) <= known and _fits(one, canvas) and one is not canvas:
                 free.append(one)
         before = old.x

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from intarsia.samplers._spare import take
+from intarsia.samplers._spare import give, take
 from intarsia.types import Cond, Denoiser, Generators, Info, State, affine, denoise
 
 __all__ = ["DPMpp2M"]
@@ -72,4 +72,4 @@ class DPMpp2M:
         last, h_last = state.history
         ahead = 0.5 * h / h_last
         x.add_(denoised, alpha=(1 - ratio) * (1 + ahead)).add_(last, alpha=(ratio - 1) * ahead)
-        return state.advance(x, sigma_next, history=(denoised, h), spare=(*spare, last)), info
+        return state.advance(x, sigma_next, history=(denoised, h), spare=give(spare, last)), info

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from intarsia.samplers._noise import normal_like
-from intarsia.samplers._spare import take
+from intarsia.samplers._spare import give, take
 from intarsia.types import Cond, Denoiser, Generators, Info, State, affine
 
 __all__ = ["DDIM", "Euler", "EulerAncestral"]
@@ -111,7 +111,7 @@ class EulerAncestral:
         if up > 0:
             memory, spare = take(spare)
             noise = normal_like(state.x, generator, out=memory)
-            spare = (*spare, noise)
+            spare = give(spare, noise)
         ratio, c = down / sigma, up * self.s_noise
         x = affine(D, state.x, sigma, cond, a=ratio, b=1 - ratio, c=c, noise=noise, out=out)
         return state.advance(x, sigma_next, spare=spare), Info(sigma, sigma_next, sigma_hat=sigma)

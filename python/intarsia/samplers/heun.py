@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from intarsia.samplers._noise import normal_like
-from intarsia.samplers._spare import take
+from intarsia.samplers._spare import give, take
 from intarsia.types import Cond, Denoiser, Generators, Info, State, affine
 
 __all__ = ["Heun"]
@@ -110,6 +110,6 @@ class Heun:
         out, spare = take(spare)
         after = affine(D, x, sigma_next, cond, a=1 - half, b=half - 0.5, c=0.5, noise=x_hat, out=out)
         free = (x,) if x_hat is state.x else (x, x_hat)
-        return state.advance(after, sigma_next, spare=(*spare, *free)), Info(
+        return state.advance(after, sigma_next, spare=give(spare, *free)), Info(
             sigma, sigma_next, evaluations=2, sigma_hat=sigma_hat
         )

@@ -209,7 +209,7 @@ class _Run:
     alone: bool = False
 
     def states(self) -> Generator[tuple[State, Info], None, None]:
-        state = self.state
+        state = replace(self.state, spare=() if self.alone else None)
         steps = len(self.sigmas) - 1
         with closing(progress_bar(self.progress, total=steps, done=state.step)) as bar:
             for step in range(state.step, steps):
