@@ -83,8 +83,16 @@ class Family:
         """Legal multiples of a region's size in pixels, per axis; its place has multiples of `unit`."""
         return tuple(unit * cell for unit, cell in zip(self.unit, self.cell, strict=True))
 
-    def latent_size(self, lengths: Mapping[str, float | None]) -> tuple[int, ...]:
-        """The canvas `(S_1..S_n)` in latents, from the lengths of `axes`; None is the native one."""
+    def latent_size(
+        self, lengths: Mapping[str, float | None], *, wrap: Sequence[bool] = ()
+    ) -> tuple[int, ...]:
+        """The canvas `(S_1..S_n)` in latents, from the lengths of `axes`; None is the native one.
+
+        Args:
+            lengths: what the call says for each of `axes`.
+            wrap: which axes are closed; a loop may count its ends otherwise than an open canvas.
+        """
+        del wrap
         return tuple(
             native if lengths[axis] is None else self.latents_of(index, lengths[axis] or 0, "size")
             for index, (axis, native) in enumerate(zip(self.axes, self.native, strict=True))
@@ -143,7 +151,7 @@ class Family:
         Args:
             text: the prompt; None is no negative prompt at all, which some families spell as zeros.
             negative: what to keep away from.
-            extra: the call's `extras`, and `clip_skip`.
+            extra: the call's `extras`, its `clip_skip` and `wrap`, and the lengths of `axes` as it has them.
 
         Returns:
             One tensor [1, ...] for each name in `tables`, in the dtype and on the device of the pipeline.
@@ -158,7 +166,7 @@ class Family:
         Args:
             boxes: (offset, size) in latents, of every patch that goes through the network.
             size: the canvas in latents.
-            extra: the call's `extras`.
+            extra: as in `encode`.
         """
         del boxes, size, extra
         return {}
@@ -200,7 +208,15 @@ class Family:
         """Turn a picture [B, 3, H, W] within -1 and 1 into clean latents [B, C, h, w], float32."""
         raise NotImplementedError
 
-    def output(self, decoded: Tensor | None, latents: Tensor, *, output_type: str, return_dict: bool) -> Any:
+    def output(
+        self,
+        decoded: Tensor | None,
+        latents: Tensor,
+        *,
+        output_type: str,
+        return_dict: bool,
+        extra: Mapping[str, Any],
+    ) -> Any:
         """The pipeline's own result: its output class, or the same as a tuple.
 
         Args:
@@ -208,6 +224,7 @@ class Family:
             latents: [B, C, *S], the finished canvas.
             output_type: as the pipeline has it: "pil", "np", "pt", "latent".
             return_dict: False for a tuple.
+            extra: as in `encode`.
         """
         raise NotImplementedError
 

@@ -73,7 +73,15 @@ class StableDiffusion(Family):
         latents = posterior.mode() if generator is None else posterior.sample(generator)
         return (latents * vae.config.scaling_factor).float()
 
-    def output(self, decoded: Tensor | None, latents: Tensor, *, output_type: str, return_dict: bool) -> Any:
+    def output(
+        self,
+        decoded: Tensor | None,
+        latents: Tensor,
+        *,
+        output_type: str,
+        return_dict: bool,
+        extra: Mapping[str, Any],
+    ) -> Any:
         """Images, and what the safety checker says of them where there is one."""
         from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
 
