@@ -31,6 +31,7 @@ MAY_IMPORT = {
 }
 MAY_IMPORT["compose"] = {*MAY_IMPORT}
 MAY_IMPORT["samplers"] = {"types", "ops", "schedules", "denoisers", "guidance"}
+MAY_IMPORT["conditioning"] = {"types", "ops", "schedules", "denoisers", "guidance"}
 MAY_IMPORT["models"] = {"types", "ops"}
 for _name in ("training", "media", "metrics", "adapters"):
     MAY_IMPORT[_name] = {
@@ -42,6 +43,7 @@ for _name in ("training", "media", "metrics", "adapters"):
         "guidance",
         "compose",
         "samplers",
+        "conditioning",
         "models",
     }
 MAY_IMPORT["cli"] = {*MAY_IMPORT}

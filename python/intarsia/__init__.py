@@ -21,7 +21,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from intarsia import adapters as adapters
     from intarsia import compose as compose
+    from intarsia import conditioning as conditioning
     from intarsia import denoisers as denoisers
     from intarsia import guidance as guidance
     from intarsia import layout as layout
@@ -36,7 +38,9 @@ if TYPE_CHECKING:
     from intarsia.compose import Factor as Factor
 
 _SUBMODULES = (
+    "adapters",
     "compose",
+    "conditioning",
     "denoisers",
     "guidance",
     "layout",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -19,7 +20,7 @@ from intarsia.types import (
     sizes_of,
 )
 
-__all__ = ["CFG", "Rescale", "Term", "evaluate", "flatten"]
+__all__ = ["CFG", "Native", "Rescale", "Term", "evaluate", "flatten", "native", "process_of"]
 
 Term: TypeAlias = tuple[Denoiser, Cond, float | Tensor]
 """(denoiser, what overrides the run's condition, coefficient: a number, or [R] inside a Factor)."""
@@ -93,6 +94,11 @@ class CFG:
         both: tuple[Term, ...] = (self.denoiser, {}, scale), (self.denoiser, self.uncond, 1.0 - scale)
         return tuple(term for term in both if term[2] != 0)
 
+    @property
+    def native(self) -> Denoiser:
+        """The same sum of the networks' own outputs; a leaf without `native` makes it an AttributeError."""
+        return native(self)
+
     def __call__(self, x: Tensor, sigma: Tensor, cond: Cond = None) -> Tensor:
         """Return the guided estimate [B, C, *S] at `x` [B, C, *S] and noise levels `sigma` [B].
 
@@ -158,6 +164,119 @@ class Rescale:
         axes = tuple(range(1, x.ndim))
         ratio = positive.std(axes, keepdim=True) / guided.std(axes, keepdim=True).clamp_min(1e-12)
         return guided * (self.phi * ratio + (1 - self.phi))
+
+
+@dataclass(frozen=True, eq=False)
+class Native:
+    """A leaf's `native(x, t, cond)` in the place of its call, so that all that sums denoisers sums it.
+
+    Attributes:
+        leaf: a denoiser that offers `native`.
+
+    Example:
+        >>> class Leaf:
+        ...     def native(self, x, t, cond=None):
+        ...         return x + t.reshape(-1, 1, 1)
+        >>> Native(Leaf())(torch.zeros(1, 1, 2), torch.tensor([3]))
+        tensor([[[3., 3.]]])
+    """
+
+    leaf: Denoiser
+
+    @property
+    def sizes(self) -> tuple[tuple[int, ...], ...] | None:
+        """The sizes of the leaf."""
+        return sizes_of(self.leaf)
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The dtype that the leaf's network takes; None stands for that of the canvas."""
+        return getattr(self.leaf, "dtype", None)
+
+    @property
+    def process(self) -> Hashable:
+        """What the leaf predicts of which process; None where it does not say."""
+        return process_of(self.leaf)
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        """Return the network's output [B, C, *S] at `x` [B, C, *S], in its own scale, and times `t` [B]."""
+        out: Tensor = self.leaf.native(x, t, cond)  # type: ignore[attr-defined]
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class _Sum:
+    """Terms that were taken from a guided denoiser, callable as one."""
+
+    terms: tuple[Term, ...]
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        for _, _, coefficient in self.terms:
+            _refuse_regional(coefficient)
+        parts = evaluate(self.terms, x, t, cond)
+        return _combine(parts, [float(coefficient) for _, _, coefficient in self.terms])
+
+
+def process_of(denoiser: Denoiser) -> Hashable:
+    """Look up what a denoiser's `native` predicts, and of which process.
+
+    Returns:
+        Its `process`, to compare with others', or None where it does not say.
+
+    Example:
+        >>> process_of(lambda x, sigma, cond=None: x) is None
+        True
+    """
+    process: Hashable = getattr(denoiser, "process", None)
+    return process
+
+
+def native(denoiser: Denoiser) -> Denoiser:
+    """Return a denoiser with every leaf's `native` in the place of its call.
+
+    Args:
+        denoiser: a leaf that offers `native(x, t, cond)`, or guidance over such leaves.
+
+    Returns:
+        `f(x [B, C, *S], t [B], cond)`, the network's own output in its own scale; guidance keeps its terms.
+
+    Raises:
+        AttributeError: a leaf has no `native`, or the leaves differ in process or prediction type, whose
+            outputs may not be added.
+
+    Note:
+        A signed sum with coefficients that sum to one is the same in every prediction type, so guidance and
+        averages of what networks say need no conversion.
+
+    Example:
+        >>> class Leaf:
+        ...     def native(self, x, t, cond=None):
+        ...         return x * cond.reshape(-1, 1, 1)
+        >>> f = native(CFG(Leaf(), uncond=torch.zeros(1), scale=3.0))
+        >>> f(torch.ones(1, 1, 2), torch.tensor([999]), torch.ones(1))
+        tensor([[[3., 3.]]])
+    """
+    if getattr(denoiser, "terms", None) is None:
+        if not callable(getattr(denoiser, "native", None)):
+            kind = getattr(denoiser, "__name__", type(denoiser).__name__)
+            raise AttributeError(
+                f"native: denoiser must offer native(x, t, cond), got {kind}. "
+                "Wrap the network with intarsia.adapters.diffusers.denoiser."
+            )
+        return Native(denoiser)
+    terms = flatten(denoiser)
+    leaves: dict[int, Native] = {}
+    for leaf, _, _ in terms:
+        if id(leaf) not in leaves:
+            leaves[id(leaf)] = native(leaf)  # type: ignore[assignment]
+    kinds = {process_of(leaf) for leaf in leaves.values()}
+    if len(kinds) > 1:
+        got = " and ".join(map(str, kinds))
+        raise AttributeError(
+            f"native: leaves must share one process and prediction type, got {got}. "
+            "Use a solver of intarsia.samplers, which converts all of them."
+        )
+    return _Sum(tuple((leaves[id(leaf)], cond, coefficient) for leaf, cond, coefficient in terms))
 
 
 def flatten(denoiser: Denoiser) -> tuple[Term, ...]:

@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -22,6 +21,7 @@ from intarsia._cond import (
     override_cond,
     same_structure,
 )
+from intarsia._state import Info, State, marginal
 
 __all__ = [
     "Cond",
@@ -44,6 +44,7 @@ __all__ = [
     "index_cond",
     "level",
     "log_sigmas",
+    "marginal",
     "merge_cond",
     "override_cond",
     "per_sample",
@@ -89,9 +90,10 @@ Generators: TypeAlias = (
 class Denoiser(Protocol):
     """The posterior mean `D(x, sigma) = E[x0 | x]` for `x = x0 + sigma * n`, n standard normal.
 
-    Any callable of this shape will do. Two optional attributes are honoured: `sizes`, the spatial sizes that
-    the network was trained on, and `affine(x, sigma, cond, *, a, b, c, noise)`, a fused update, which takes
-    `out`, too, where the denoiser says `writes_out`.
+    Any callable of this shape will do. Three optional attributes are honoured: `sizes`, the spatial sizes
+    that the network was trained on; `affine(x, sigma, cond, *, a, b, c, noise)`, a fused update, which takes
+    `out`, too, where the denoiser says `writes_out`; and `native(x, t, cond)`, the network itself in its own
+    scale, time and prediction type, for schedulers that want just that.
     """
 
     def __call__(self, x: Tensor, sigma: Tensor, cond: Cond = None, /) -> Tensor:
@@ -128,67 +130,6 @@ class Sampler(Protocol):
     ) -> tuple[State, Info]:
         """Return the state at `sigma_next` (never mutating `state`) and what a diagnostic needs."""
         ...
-
-
-@dataclass(frozen=True, eq=False)
-class State:
-    """All that the next step needs; keep it, and the run can be resumed.
-
-    Attributes:
-        x: [B, C, *S], float32 or float64, the canvas at noise level `sigma`.
-        sigma: the noise level reached, or None before the run has set it.
-        step: the number of steps done, and so the index of the next one.
-        num_steps: the number of steps of the whole run, or None before the run has set it.
-        history: what a multistep solver remembers; empty for the others.
-        spare: canvases like `x` for the step to write into, which may add those that it has used up. None:
-            somebody may keep states, so that a step must not write into anything that it was given.
-
-    Example:
-        >>> import torch
-        >>> state = State(torch.zeros(1, 3, 8))
-        >>> state.advance(state.x + 1, 0.5).step
-        1
-    """
-
-    x: Tensor
-    sigma: float | None = None
-    step: int = 0
-    num_steps: int | None = None
-    history: tuple[Any, ...] = ()
-    spare: tuple[Tensor, ...] | None = None
-
-    def advance(
-        self,
-        x: Tensor,
-        sigma: float,
-        *,
-        history: tuple[Any, ...] = (),
-        spare: tuple[Tensor, ...] | None = None,
-    ) -> State:
-        """Return the state one step later: canvas `x` [B, C, *S] at noise level `sigma`."""
-        return replace(self, x=x, sigma=sigma, step=self.step + 1, history=history, spare=spare)
-
-
-@dataclass(frozen=True, eq=False)
-class Info:
-    """What a diagnostic may want to know of one step, and no later step needs.
-
-    Attributes:
-        sigma: the level that the step left.
-        sigma_next: the level that it reached.
-        evaluations: calls of the denoiser.
-        sigma_hat: the level to which the step first raised the noise; `sigma` where there is no churn.
-        denoised: [B, C, *S], the step's first estimate of the clean canvas, or None where a fused update
-            never formed it.
-        corrector: the corrector's own Info, or None.
-    """
-
-    sigma: float
-    sigma_next: float
-    evaluations: int = 1
-    sigma_hat: float | None = None
-    denoised: Tensor | None = None
-    corrector: Info | None = None
 
 
 class StopSampling(Exception):

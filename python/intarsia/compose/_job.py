@@ -16,7 +16,7 @@ from intarsia.compose._rows import Rows
 from intarsia.compose._workspace import Workspace
 from intarsia.compose.factor import Factor, name_of
 from intarsia.denoisers import Preconditioned
-from intarsia.guidance import Term
+from intarsia.guidance import Native, Term
 from intarsia.layout import Layout
 from intarsia.layout._check import fail
 from intarsia.types import Cond, Denoiser, NonFiniteError, index_cond, per_sample
@@ -126,11 +126,15 @@ class Job:
 
         With an `update`, which only a job that is alone gets, return `a x + b D + c noise` instead.
         """
-        if type(self.leaf) is not Preconditioned or sigma.requires_grad:
+        # A subclass with a call of its own is not taken apart.
+        own = type(self.leaf).__call__ is not Preconditioned.__call__
+        if not isinstance(self.leaf, Preconditioned) or own or sigma.requires_grad:
             call = partial(self._network, self.leaf, sigma, name=name if check else None)
+            # In its own scale a network's input needs nothing but the cast.
+            dtype = self.leaf.dtype if isinstance(self.leaf, Native) else None
             if update is not None and _fusable(x):
                 return self._merge(x, cond, call, normalize=normalize, update=update._asdict())
-            return updated(self._merge(x, cond, call, normalize=normalize), x, update)
+            return updated(self._merge(x, cond, call, normalize=normalize, dtype=dtype), x, update)
         net, dtype = self.leaf.net, self.leaf.dtype
         c_in, c_skip, c_out, time = self.leaf.precond(sigma)
         call = partial(self._network, net, time, name=name if check else None, bare=True)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 from intarsia.compose._constant import constant
 from intarsia.compose._job import Update, jobs_of, updated
 from intarsia.compose.factor import Factor
+from intarsia.guidance import native, process_of
 from intarsia.layout import check_cover
 from intarsia.layout._check import fail
 from intarsia.types import Cond, check_canvas, check_cond
@@ -73,6 +76,7 @@ class Composite:
             _check_one(name, total)
         self._fused = normalize and len(self._jobs) == 1 and self._jobs[0].merges_whole
         self._total = total if normalize and not self._fused else None
+        self._native: Composite | None = None
         self._totals: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
     writes_out = True
@@ -103,6 +107,33 @@ class Composite:
             ValueError: a canvas of another size, a sigma that is not `[B]`, a cond that does not fit.
         """
         return self._evaluate(x, sigma, cond, None)
+
+    @property
+    def native(self) -> Composite:
+        """The same sum of the networks' own outputs, `f(x, t [B], cond)`, for schedulers that step those.
+
+        Its weights sum to one, so it needs no conversion. A leaf without `native`, or leaves of different
+        processes or prediction types, make it an AttributeError, as if it were not there.
+        """
+        if self._native is None:
+            factors = tuple(replace(factor, denoiser=native(factor.denoiser)) for factor in self.factors)
+            kinds = {process_of(leaf) for factor in factors for leaf, _, _ in factor.terms}
+            if len(kinds) > 1:
+                got = " and ".join(map(str, kinds))
+                raise AttributeError(
+                    f"{self.name}: denoisers must share one process and prediction type for native, got "
+                    f"{got}. Use a solver of intarsia.samplers, which converts them."
+                )
+            self._native = Composite(
+                self.name, factors, normalize=self.normalize, on_nonfinite=self.on_nonfinite
+            )
+        return self._native
+
+    @property
+    def process(self) -> Hashable:
+        """What its networks predict of which process, where they share one and say so."""
+        kinds = {process_of(leaf) for factor in self.factors for leaf, _, _ in factor.terms}
+        return kinds.pop() if len(kinds) == 1 else None
 
     def affine(
         self,

@@ -5,6 +5,7 @@ from intarsia.samplers._noise import normal_like
 from intarsia.samplers.canvas import CanvasNoise, initial
 from intarsia.samplers.dpmpp import DPMpp2M
 from intarsia.samplers.euler import DDIM, Euler, EulerAncestral
+from intarsia.samplers.from_diffusers import FromDiffusers
 from intarsia.samplers.heun import Heun
 from intarsia.samplers.loop import Callback, sample, trajectory
 
@@ -15,6 +16,7 @@ __all__ = [
     "DPMpp2M",
     "Euler",
     "EulerAncestral",
+    "FromDiffusers",
     "Heun",
     "initial",
     "normal_like",

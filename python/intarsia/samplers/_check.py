@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -13,16 +13,31 @@ from torch import Tensor
 from intarsia.types import NonFiniteError, Sampler, State, check_canvas
 
 
-def levels_of(name: str, sigmas: Tensor | Sequence[float]) -> list[float]:
+def levels_of(name: str, sigmas: Tensor | Sequence[float] | None, solver: Sampler) -> list[float]:
     """Return the noise levels [N + 1] as numbers, N at least 1.
 
     Raises:
-        ValueError: not rank 1, no step, NaN, infinite, negative or not falling.
+        ValueError: not rank 1, no step, NaN, infinite, negative or not falling; given to a solver that has
+            its own levels, or not given to one that has none.
 
     Example:
-        >>> levels_of("sample", torch.tensor([1.0, 0.0]))
+        >>> from intarsia.samplers import Euler
+        >>> levels_of("sample", torch.tensor([1.0, 0.0]), Euler())
         [1.0, 0.0]
     """
+    own: Callable[[], list[float]] | None = getattr(solver, "levels", None)
+    kind = type(solver).__name__
+    if own is not None:
+        if sigmas is not None:
+            raise ValueError(
+                f"{name}: sigmas must be None for {kind}, which has its own levels, got "
+                f"{type(sigmas).__name__}. Set them with scheduler.set_timesteps."
+            )
+        return own()
+    if sigmas is None:
+        raise ValueError(
+            f"{name}: sigmas must be given for {kind}, got None. schedules.karras(n) makes n steps."
+        )
     tensor = torch.as_tensor(sigmas, dtype=torch.float64, device="cpu").detach()
     if tensor.ndim != 1:
         raise ValueError(
@@ -44,8 +59,8 @@ def levels_of(name: str, sigmas: Tensor | Sequence[float]) -> list[float]:
     if any(math.isinf(s) for s in levels):
         raise ValueError(
             f"{name}: sigmas must be finite, got {levels[0]} first. A flow-match or zero-terminal-SNR "
-            "schedule starts at infinity: put a large finite level there (1000 is t = 0.999 of a flow) "
-            "and start from x = sigmas[0] * noise."
+            "schedule starts at infinity: samplers.FromDiffusers runs it as it is; or put a large finite "
+            "level there (1000 is t = 0.999 of a flow) and start from x = sigmas[0] * noise."
         )
     if min(levels) < 0:
         raise ValueError(f"{name}: sigmas must not be negative, got {min(levels):.6g}. End at 0.")
@@ -76,6 +91,23 @@ def check_sampler(name: str, argument: str, sampler: object) -> None:
         )
 
 
+def check_scale(name: str, solver: Sampler) -> None:
+    """Refuse a corrector beside a solver that keeps the canvas in another scale than `x0 + sigma * n`.
+
+    Raises:
+        ValueError: the solver has its own levels.
+
+    Example:
+        >>> from intarsia.samplers import Euler
+        >>> check_scale("sample", Euler())
+    """
+    if hasattr(solver, "levels"):
+        raise ValueError(
+            f"{name}: corrector must be None with {type(solver).__name__}, which keeps the canvas in its own "
+            "scale. Use a solver of intarsia.samplers with it."
+        )
+
+
 def check_start(name: str, x: Tensor | State, levels: list[float], solver: Sampler, *, check: bool) -> State:
     """Return the state before the first step, at least float32.
 
@@ -95,7 +127,6 @@ def check_start(name: str, x: Tensor | State, levels: list[float], solver: Sampl
         >>> check_start("sample", torch.zeros(1, 1, 2), [1.0, 0.0], Euler(), check=True).num_steps
         1
     """
-    check_sampler(name, "solver", solver)
     canvas = x.x if isinstance(x, State) else x
     check_canvas(name, canvas)
     if canvas.dtype not in (torch.float32, torch.float64):
@@ -106,12 +137,16 @@ def check_start(name: str, x: Tensor | State, levels: list[float], solver: Sampl
     if not isinstance(x, State):
         return replace(solver.init(canvas), sigma=levels[0], step=0, num_steps=steps)
     known = 0 <= x.step <= steps and x.num_steps in (None, steps)
-    if not known or (x.sigma is not None and not math.isclose(x.sigma, levels[x.step])):
+    if not known or (x.sigma is not None and not _same(x.sigma, levels[x.step])):
         raise ValueError(
             f"{name}: x must be a State of this run of {steps} steps, got one at step {x.step} of "
             f"{x.num_steps}, sigma {x.sigma}. Pass the sigmas of the run that it comes from."
         )
     return replace(x, x=canvas, sigma=levels[x.step], num_steps=steps)
+
+
+def _same(first: float, second: float) -> bool:
+    return math.isclose(first, second) or (math.isnan(first) and math.isnan(second))
 
 
 def check_replacement(state: State, replacement: object) -> State:
@@ -136,7 +171,9 @@ def check_replacement(state: State, replacement: object) -> State:
             f"callback: the new x must keep {list(old.shape)}, {old.dtype}, {old.device}, "
             f"got {list(new.shape)}, {new.dtype}, {new.device}. Start another run to change the canvas."
         )
-    return replace(replacement, sigma=state.sigma, step=state.step, num_steps=state.num_steps)
+    return replace(
+        replacement, sigma=state.sigma, step=state.step, num_steps=state.num_steps, marginal=state.marginal
+    )
 
 
 def check_finite(x: Tensor, step: int, sigma: float) -> None:

@@ -7,6 +7,7 @@ A fresh result of tens of megabytes costs more in page faults than the kernel th
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -56,7 +57,7 @@ def recycled(state: State, old: State, first: bool) -> State:
         unseen = not first and sys.getrefcount(old) <= 5
         if unseen and sys.getrefcount(before) <= 3 and _fits(before, canvas) and before is not canvas:
             free.append(before)
-    return State(canvas, state.sigma, state.step, state.num_steps, state.history, tuple(free[:3]))
+    return replace(state, spare=tuple(free[:3]))
 
 
 def _fits(one: Tensor, canvas: Tensor) -> bool:

@@ -15,6 +15,7 @@ from intarsia.samplers._check import (
     check_finite,
     check_replacement,
     check_sampler,
+    check_scale,
     check_start,
     levels_of,
 )
@@ -45,7 +46,7 @@ Callback: TypeAlias = Callable[[int, State, Info], State | None]
 def sample(
     denoiser: Denoiser,
     x: Tensor | State,
-    sigmas: Tensor | Sequence[float],
+    sigmas: Tensor | Sequence[float] | None,
     solver: Sampler,
     *,
     cond: Cond = None,
@@ -63,7 +64,8 @@ def sample(
     Args:
         denoiser: `D(x [B, C, *S], sigma [B], cond) -> x0`.
         x: [B, C, *S], floating: `x0 + sigmas[0] * noise`. A State resumes the run that it comes from.
-        sigmas: [N + 1], falling, not negative, finite; the last is 0 as a rule. See `schedules`.
+        sigmas: [N + 1], falling, not negative, finite; the last is 0 as a rule. See `schedules`. None for a
+            solver that has its own levels, such as `FromDiffusers`.
         solver: such as `Heun()`.
         cond: condition tree; tensors have a leading axis of B or 1, and reach the denoiser with B.
         generator: of all noise that the run draws: one, or one for each sample. None is torch's own.
@@ -117,7 +119,7 @@ def sample(
 def trajectory(
     denoiser: Denoiser,
     x: Tensor | State,
-    sigmas: Tensor | Sequence[float],
+    sigmas: Tensor | Sequence[float] | None,
     solver: Sampler,
     *,
     cond: Cond = None,
@@ -184,6 +186,11 @@ class _Tap:
     def __init__(self, denoiser: Denoiser) -> None:
         self.denoiser = denoiser
         self.first: Tensor | None = None
+
+    @property
+    def native(self) -> Denoiser:
+        network: Denoiser = self.denoiser.native  # type: ignore[attr-defined]
+        return network
 
     def __call__(self, x: Tensor, sigma: Tensor, cond: Cond = None) -> Tensor:
         denoised = self.denoiser(x, sigma, cond)
@@ -278,7 +285,7 @@ def _prepare(
     name: str,
     denoiser: Denoiser,
     x: Tensor | State,
-    sigmas: Tensor | Sequence[float],
+    sigmas: Tensor | Sequence[float] | None,
     solver: Sampler,
     cond: Cond,
     source: Generators | CanvasNoise,
@@ -292,9 +299,11 @@ def _prepare(
             f"{name}: on_nonfinite must be 'raise' or 'ignore', got {on_nonfinite!r}. "
             "'raise' stops at the first step that makes NaN or infinity."
         )
-    levels = levels_of(name, sigmas)
+    check_sampler(name, "solver", solver)
+    levels = levels_of(name, sigmas, solver)
     if corrector is not None:
         check_sampler(name, "corrector", corrector)
+        check_scale(name, solver)
     state = check_start(name, x, levels, solver, check=on_nonfinite == "raise")
     check_source(name, source, state.x)
     check_cond(name, cond, state.x.shape[0])
