@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A call of decode or encode: its arguments looked at, and the VAE made ready for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from intarsia.adapters.diffusers._pieces import Network, Trap, cover, run, scaled
+from intarsia.adapters.diffusers._resident import dtype_of, place_of, resident, undivided
+from intarsia.layout import Window
+from intarsia.layout._check import check_wrap, fail
+from intarsia.samplers._progress import progress_bar
+
+Tick: TypeAlias = Callable[[int, int], object]
+Pair: TypeAlias = int | tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """What `decode` and `encode` share; the arguments are theirs.
+
+    Attributes:
+        name: the function that messages speak for.
+        size: (h, w) of the latent canvas.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    name: str
+    vae: Any
+    size: tuple[int, int]
+    wrap: Sequence[bool]
+    patch: Pair
+    overlap: Pair
+    window: Window
+    max_batch: int
+    offload: torch.device | str | None
+    storage: str | None
+    upcast: bool | None
+    on_nonfinite: str
+    progress: bool | None
+    callback: Tick | None
+
+    def __post_init__(self) -> None:
+        name = self.name
+        if not isinstance(self.vae, nn.Module) or not hasattr(self.vae, "decode"):
+            fail(name, "vae", "be a VAE of diffusers", type(self.vae).__name__, "Pass pipe.vae.")
+        check_wrap(name, self.wrap, 2)
+        patch, overlap = _pair(name, "patch", self.patch, 1), _pair(name, "overlap", self.overlap, 0)
+        if overlap[0] >= patch[0] or overlap[1] >= patch[1]:
+            fail(name, "overlap", f"be below the patch {patch}", overlap, "A quarter of the patch is usual.")
+        if self.max_batch < 1:
+            fail(name, "max_batch", "be at least 1", self.max_batch, "1 needs the least memory.")
+        if self.on_nonfinite not in ("upcast", "raise", "ignore"):
+            required = "be 'upcast', 'raise' or 'ignore'"
+            fail(name, "on_nonfinite", required, repr(self.on_nonfinite), "Leave it out for 'upcast'.")
+        if self.storage not in (None, "device", "cpu"):
+            required = "be 'device' or 'cpu'"
+            fail(name, "storage", required, repr(self.storage), "Leave it out for the device.")
+        if self.offload is not None and _hooked(self.vae):
+            required = "be None for a VAE that a pipeline offloads by hooks"
+            fail(name, "offload", required, self.offload, "Its hooks bring the weights; leave it out.")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        return place_of(self.vae) if self.offload is None else torch.device(self.offload)
+
+    @property
+    def store(self) -> torch.device:
+        """Where results wait."""
+        return torch.device("cpu") if self.storage == "cpu" else self.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network computes in."""
+        dtype = dtype_of(self.name, self.vae)
+        forced = getattr(self.vae.config, "force_upcast", False) if self.upcast is None else self.upcast
+        return torch.float32 if forced and dtype == torch.float16 else dtype
+
+    @contextmanager
+    def ready(self, total: int) -> Iterator[Callable[[], None]]:
+        """Hold the VAE as the call needs it; yields what to call after each of `total` parts."""
+        device = None if _hooked(self.vae) else self.device
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(undivided(self.vae))
+            stack.enter_context(resident(self.name, self.vae, device=device, dtype=self.dtype))
+            yield stack.enter_context(_watched(total, self.progress, self.callback))
+
+    def in_pieces(self, network: Network, canvas: Tensor) -> Tensor:
+        """`network` over overlapping pieces of `canvas` [B, C, *S], merged: [B, C', *T] on `store`."""
+        patch, overlap = _pair("", "", self.patch, 1), _pair("", "", self.overlap, 0)
+        latent = cover(self.size, patch, overlap, self.wrap)
+        pixels = scaled(latent, unit_of(self.vae))
+        source, target = (latent, pixels) if self.name == "decode" else (pixels, latent)
+
+        def again(crops: Tensor) -> Tensor:
+            with resident(self.name, self.vae, dtype=torch.float32):
+                return network(crops.to(device, torch.float32))
+
+        device, dtype = self.device, self.dtype
+        half = dtype in (torch.float16, torch.bfloat16) and self.on_nonfinite == "upcast"
+        trap = Trap(self.name, pixels, dtype, again if half else None, self.on_nonfinite != "ignore")
+        with self.ready(canvas.shape[0] * latent.num_regions) as tick:
+            result = run(
+                network,
+                canvas,
+                source=source,
+                target=target,
+                window=self.window,
+                max_batch=self.max_batch,
+                device=device,
+                dtype=dtype,
+                storage=self.store,
+                trap=trap,
+                tick=tick,
+            )
+        trap.report()
+        return result
+
+
+def unit_of(vae: Any) -> int:
+    """Pixels per latent element, on either axis.
+
+    Args:
+        vae: an AutoencoderKL, an AutoencoderTiny, or another VAE of diffusers whose levels halve the size.
+
+    Returns:
+        2 to the number of levels less one.
+
+    Raises:
+        ValueError: its config does not say how many levels it has.
+
+    Example:
+        >>> from diffusers import AutoencoderTiny
+        >>> unit_of(AutoencoderTiny())
+        8
+    """
+    for key in ("encoder_block_out_channels", "block_out_channels"):
+        channels = getattr(getattr(vae, "config", None), key, None)
+        if channels is not None:
+            return int(2 ** (len(channels) - 1))
+    remedy = "Pass an AutoencoderKL or AutoencoderTiny of diffusers."
+    fail("unit_of", "vae", "name its levels in config.block_out_channels", type(vae).__name__, remedy)
+
+
+def check_input(name: str, argument: str, x: Tensor) -> None:
+    """Refuse what is not a floating [B, C, height, width] with elements."""
+    if not isinstance(x, Tensor) or x.ndim != 4 or not x.numel() or not x.is_floating_point():
+        got = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        remedy = "Add a batch axis with unsqueeze(0), or convert with .float()."
+        fail(name, argument, "be a floating tensor [B, C, height, width] with elements", got, remedy)
+
+
+def latent_size(unit: int, image: Tensor) -> tuple[int, int]:
+    """(h, w) of the latents of `image` [B, C, H, W], whose sizes must be multiples of `unit`."""
+    height, width = image.shape[2:]
+    if height % unit or width % unit:
+        legal = [sorted({max(1, n // unit) * unit, -(-n // unit) * unit}) for n in (height, width)]
+        near = [" or ".join(map(str, values)) for values in legal]
+        remedy = f"The nearest legal heights are {near[0]}, widths {near[1]}: pad or crop the image."
+        fail("encode", "image", f"have multiples of {unit} pixels", f"{height} x {width}", remedy)
+    return height // unit, width // unit
+
+
+def _pair(name: str, argument: str, value: Pair, least: int) -> tuple[int, int]:
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2 or not all(isinstance(v, int) and v >= least for v in pair):
+        remedy = "Give one number of latent elements, or (height, width)."
+        fail(name, argument, f"be one or two integers of at least {least}", value, remedy)
+    return pair[0], pair[1]
+
+
+def _hooked(vae: nn.Module) -> bool:
+    return any(hasattr(module, "_hf_hook") for module in vae.modules())
+
+
+@contextmanager
+def _watched(total: int, progress: bool | None, callback: Tick | None) -> Iterator[Callable[[], None]]:
+    """What to call after every part: it moves the bar and tells the caller."""
+    bar, done = progress_bar(progress, total=total, done=0), 0
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        bar.update()
+        if callback is not None:
+            callback(done, total)
+
+    try:
+        yield tick
+    finally:
+        bar.close()
