@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from intarsia.adapters.diffusers.region import Region
+from intarsia.adapters.diffusers._pixels import average
 from intarsia.layout._check import fail
 from intarsia.layout.regions import Box
 
@@ -104,41 +104,91 @@ class Family:
         Args:
             axis: index of the canvas axis.
             pixels: a whole number of the user's unit.
-            what: "size" of the canvas, "extent" or "start" of a region, "overlap"; sizes and extents must be
-                multiples of `multiple`, starts and overlaps of `unit`.
+            what: "size" of the canvas, "patch", "extent" or "start" of a region, "overlap" or "origin"; the
+                first three must be multiples of `multiple`, the others of `unit`.
 
         Raises:
             ValueError: another number; the message names the two nearest legal ones.
         """
-        step = (self.multiple if what in ("size", "extent") else self.unit)[axis]
-        if pixels == int(pixels) and int(pixels) % step == 0:
+        whole = what in ("size", "patch", "extent")
+        step = (self.multiple if whole else self.unit)[axis]
+        if pixels == int(pixels) and int(pixels) % step == 0 and (pixels > 0 or not whole):
             return int(pixels) // self.unit[axis]
         below = int(pixels // step) * step
-        least = step if what in ("size", "extent") else 0
-        legal = f"{below} and {below + step}" if below >= least else f"{least}"
-        name = {"size": self.axes[axis], "overlap": "overlap", "extent": "box", "start": "box"}[what]
-        kind = {"extent": f" in its {self.axes[axis]}", "start": f" where it begins on the {self.axes[axis]}"}
-        required = f"be a multiple of {step}{kind.get(what, '')}"
-        return fail("Composer", name, required, pixels, f"The nearest legal values are {legal}.")
+        legal = f"values are {below} and {below + step}" if below >= step or not whole else f"value is {step}"
+        name = {"size": self.axes[axis], "extent": "box", "start": "box"}.get(what, what)
+        place = {"extent": " in its", "start": " where it begins on the"}.get(what)
+        required = f"be a multiple of {step}" + (f"{place} {self.axes[axis]}" if place else "")
+        return fail("Composer", name, required, pixels, f"The nearest legal {legal}.")
 
-    def spans(self, region: Region, size: Sequence[int]) -> tuple[tuple[int, int], ...]:
-        """`(start, stop)` of a region's box on every axis of the canvas, in latents; all of it without one.
+    def spread(self, value: int) -> tuple[int | None, ...]:
+        """One number of pixels for every axis that it can speak of; None leaves an axis its default."""
+        return tuple(value if axis != "num_frames" else None for axis in self.axes)
+
+    def describe(self, place: Sequence[int]) -> str:
+        """A place of the canvas in latents, as the user would write it: (left, top)."""
+        pixels = [count * unit for count, unit in zip(place, self.unit, strict=True)]
+        return f"({', '.join(str(value) for value in reversed(pixels))})"
+
+    def cfg_scale(self, guidance_scale: float, extra: Mapping[str, Any]) -> float:
+        """The scale of classifier-free guidance where the user asks for `guidance_scale`; 1 is none."""
+        return float(extra.get("true_cfg_scale", 1.0)) if self.embeds_guidance else guidance_scale
+
+    def spans(
+        self,
+        box: Sequence[float] | None,
+        size: Sequence[int],
+        *,
+        frames: tuple[int, int] | None = None,
+    ) -> tuple[tuple[int, int], ...]:
+        """`(start, stop)` of a box on every axis of the canvas, in latents; all of it without one.
 
         Args:
-            region: its `box` counts pixels, first axis last, as Pillow does: (left, top, right, bottom).
+            box: pixels, first axis last, as Pillow has them: (left, top, right, bottom).
             size: the canvas in latents.
+            frames: (first, last + 1), for families with an axis of time besides the picture's.
 
         Raises:
             ValueError: a box of another rank, or not of legal multiples.
         """
-        if region.box is None:
+        if frames is not None:
+            kind = type(self.pipe).__name__
+            fail("Region", "frames", f"be None for {kind}", frames, "It has no axis of frames.")
+        if box is None:
             return tuple((0, length) for length in size)
         rank = len(self.axes)
-        if len(region.box) != 2 * rank:
+        if len(box) != 2 * rank:
             remedy = "Write box=(left, top, right, bottom)." if rank == 2 else "Starts first, then ends."
-            fail("Region", "box", f"have {2 * rank} numbers", len(region.box), remedy)
-        ends = [(region.box[rank - 1 - axis], region.box[2 * rank - 1 - axis]) for axis in range(rank)]
+            fail("Region", "box", f"have {2 * rank} numbers", len(box), remedy)
+        ends = [(box[rank - 1 - axis], box[2 * rank - 1 - axis]) for axis in range(rank)]
         return tuple(self.span(axis, start, stop) for axis, (start, stop) in enumerate(ends))
+
+    def share(
+        self, mask: Tensor, spans: Sequence[tuple[int, int]], size: Sequence[int]
+    ) -> Tensor:
+        """How much of each latent a mask leaves to its region, [*S] float64: the mean over its pixels.
+
+        Args:
+            mask: float64 within 0 and 1, of the canvas's or of the region's size in pixels.
+            spans: where the region lies, (start, stop) in latents per axis.
+            size: the canvas in latents.
+
+        Raises:
+            ValueError: a mask of another size.
+        """
+        whole = [length * unit for length, unit in zip(size, self.unit, strict=True)]
+        boxed = [(stop - start) * unit for (start, stop), unit in zip(spans, self.unit, strict=True)]
+        if list(mask.shape) == whole:
+            return average(mask, self.unit)
+        if list(mask.shape) != boxed:
+            remedy = "Nothing is resized: draw the mask in the pixels of the canvas."
+            fail("Region", "mask", f"have the canvas's size {whole}", list(mask.shape), remedy)
+        placed = torch.zeros(tuple(size), dtype=torch.float64)
+        index = torch.meshgrid(
+            *(torch.arange(a, b) % s for (a, b), s in zip(spans, size, strict=True)), indexing="ij"
+        )
+        placed[index] = average(mask, self.unit)
+        return placed
 
     def span(self, axis: int, start: float, stop: float) -> tuple[int, int]:
         """`(start, stop)` in latents of what lies between two pixels of an axis."""
@@ -158,10 +208,36 @@ class Family:
         """
         raise NotImplementedError
 
+    def given(self, embeds: Mapping[str, Tensor | None], *, prefix: str) -> dict[str, Tensor] | None:
+        """Take what the user has encoded: one tensor [N, ...] for each of `tables`, or None without any.
+
+        Args:
+            embeds: the arguments of a call or a region by their names, such as "negative_prompt_embeds".
+            prefix: "" or "negative_".
+
+        Raises:
+            ValueError: one of them without the others, or different numbers of rows.
+        """
+        found = {name: embeds.get(f"{prefix}{name}") for name in self.tables}
+        if all(value is None for value in found.values()):
+            return None
+        whole = {name: value for name, value in found.items() if value is not None}
+        missing = [f"{prefix}{name}" for name in self.tables if name not in whole]
+        if missing:
+            got = ", ".join(f"{prefix}{name}" for name in whole)
+            remedy = "This pipeline's encode_prompt returns all of them."
+            fail("Composer", " and ".join(missing), "be given, too", f"only {got}", remedy)
+        if len({value.shape[0] for value in whole.values()}) > 1:
+            got = " and ".join(str(list(value.shape)) for value in whole.values())
+            fail("Composer", f"{prefix}prompt_embeds", "have as many rows as the others", got, "One per prompt.")
+        return {name: value.detach() for name, value in whole.items()}
+
     def geometry(
         self, boxes: Sequence[Box], size: tuple[int, ...], *, extra: Mapping[str, Any]
     ) -> dict[str, Tensor]:
         """What the place and size of each patch mean to the network: tensors [R, ...], on the CPU.
+
+        A name with "negative_" before it replaces that name where the network is told the negative prompt.
 
         Args:
             boxes: (offset, size) in latents, of every patch that goes through the network.

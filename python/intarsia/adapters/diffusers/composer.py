@@ -1,0 +1,379 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Composer: a diffusers pipeline whose canvas has regions."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from intarsia import samplers
+from intarsia.adapters.diffusers._model import Model, guide_scales
+from intarsia.adapters.diffusers._noise import initial_noise, reroll
+from intarsia.adapters.diffusers._pixels import mask_tensor
+from intarsia.adapters.diffusers._prompts import Prompts, indices
+from intarsia.adapters.diffusers._steps import OnStep, in_regions
+from intarsia.adapters.diffusers.family import Family, family_of
+from intarsia.adapters.diffusers.guide import ImageGuide
+from intarsia.adapters.diffusers.plan import Part, Plan, plan, window_of
+from intarsia.adapters.diffusers.region import Region
+from intarsia.layout import Window
+from intarsia.layout._check import fail
+
+__all__ = ["Composer"]
+
+StepCallback = Callable[[Any, int, Any, dict[str, Tensor]], dict[str, Tensor] | None]
+
+
+class Composer:
+    """A diffusers pipeline on a canvas of any size, with regions, guides and closed edges.
+
+    Made by `Composer.from_pipe(pipe)`, and called like the pipeline. One canvas, one scheduler, one draw of
+    noise per step: only the network's answers are computed patch by patch and added. The pipeline itself is
+    read and called, never changed, so it can still be used by itself; one composer serves one run at a time.
+
+    Attributes:
+        family: what it knows of this kind of pipeline.
+
+    Source:
+        Jimenez 2023, "Mixture of Diffusers"; Bar-Tal et al. 2023, "MultiDiffusion".
+    """
+
+    def __init__(self, family: Family) -> None:
+        """Keep the family; `from_pipe` finds it."""
+        self.family = family
+        self._interrupt = False
+
+    @classmethod
+    def from_pipe(cls, pipe: Any) -> Composer:
+        """Make a composer of a pipeline.
+
+        Args:
+            pipe: of Stable Diffusion 1, 2, XL or 3, Flux, Stable Audio or Wan.
+
+        Raises:
+            ValueError: another pipeline.
+        """
+        return cls(family_of(pipe))
+
+    @property
+    def pipe(self) -> Any:
+        """The pipeline."""
+        return self.family.pipe
+
+    def interrupt(self) -> None:
+        """End the run at the next call of the network; the canvas so far is decoded and returned."""
+        self._interrupt = True
+
+    def plan(
+        self,
+        regions: Sequence[Region] = (),
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        num_frames: int | None = None,
+        audio_end_in_s: float | None = None,
+        wrap: bool | Sequence[bool] = False,
+        overlap: int | Sequence[int] | None = None,
+        patch: int | Sequence[int] | None = None,
+        window: str | Window = "gaussian",
+        background: bool = True,
+    ) -> Plan:
+        """Say which patches a call with these arguments sends through the network, without a run.
+
+        Args:
+            regions: as for the call.
+            height: as for the call.
+            width: as for the call.
+            num_frames: as for the call.
+            audio_end_in_s: as for the call.
+            wrap: as for the call.
+            overlap: as for the call.
+            patch: as for the call.
+            window: as for the call.
+            background: whether the call has a prompt of its own.
+
+        Returns:
+            The plan, in latents.
+
+        Raises:
+            ValueError: as for the call.
+            CoverageError: as for the call.
+        """
+        family = self.family
+        lengths = {
+            "height": height,
+            "width": width,
+            "num_frames": num_frames,
+            "audio_end_in_s": audio_end_in_s,
+        }
+        for name, value in lengths.items():
+            if value is not None and name not in family.axes:
+                kind = type(self.pipe).__name__
+                fail("Composer", name, f"be None for {kind}", value, f"It has {', '.join(family.axes)}.")
+        size = family.latent_size(lengths)
+        closed = self._wrap(wrap)
+        parts = [self._part(number, region, size) for number, region in enumerate(regions)]
+        largest = family.native if patch is None else self._each("patch", patch, "extent")
+        overlaps = (None,) * len(size) if overlap is None else self._each("overlap", overlap, "overlap")
+        strides = []
+        for axis, (length, shared) in enumerate(zip(largest, overlaps, strict=True)):
+            shared = length // 2 if shared is None else shared
+            if not 0 <= shared < length:
+                limit = length * family.unit[axis]
+                got = shared * family.unit[axis]
+                fail("Composer", "overlap", f"be below the patch ({limit})", got, "Half of it is usual.")
+            strides.append(length - shared)
+        return plan(
+            size,
+            parts,
+            patch=largest,
+            stride=strides,
+            wrap=closed,
+            window=window_of(window),
+            background=background,
+            describe=family.describe,
+        )
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        negative_prompt: str | Sequence[str] | None = None,
+        regions: Sequence[Region] = (),
+        guides: Sequence[ImageGuide] = (),
+        height: int | None = None,
+        width: int | None = None,
+        num_frames: int | None = None,
+        audio_end_in_s: float | None = None,
+        wrap: bool | Sequence[bool] = False,
+        overlap: int | Sequence[int] | None = None,
+        patch: int | Sequence[int] | None = None,
+        window: str | Window = "gaussian",
+        num_inference_steps: int | None = None,
+        timesteps: Sequence[int] | None = None,
+        sigmas: Sequence[float] | None = None,
+        guidance_scale: float | None = None,
+        guidance_rescale: float = 0.0,
+        eta: float = 0.0,
+        clip_skip: int | None = None,
+        num_images_per_prompt: int = 1,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        seed: int | Sequence[int] | None = None,
+        origin: Sequence[int] | None = None,
+        latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        pooled_prompt_embeds: Tensor | None = None,
+        negative_pooled_prompt_embeds: Tensor | None = None,
+        extra: Mapping[str, Any] | None = None,
+        output_type: str | None = None,
+        return_dict: bool = True,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        max_batch: int | None = 8,
+        pad: bool = False,
+        progress: bool | None = None,
+    ) -> Any:
+        """Run the pipeline on a canvas with regions. Arguments that diffusers has mean the same here.
+
+        Args:
+            prompt: what everything is told that no region covers: one, or one for each image.
+            negative_prompt: what to keep away from: one, or one for each prompt.
+            regions: parts with prompts of their own. Their weights add where they overlap, and the prompt
+                has what they leave of 1. None of them need cover anything if there is a prompt.
+            guides: pictures that parts of the canvas follow for the first steps.
+            height: of the canvas in pixels; None is what the network was trained on.
+            width: of the canvas in pixels.
+            num_frames: of a video.
+            audio_end_in_s: of a sound.
+            wrap: whether the canvas closes onto itself: True along its last axis (a 360 degree panorama, a
+                loop of sound), or one bool per axis (height, width).
+            overlap: pixels that neighbouring patches share, at least: one number, or one per axis. None is
+                half a patch. On a closed axis whose length the steps do not divide, patches lie as evenly as
+                latents allow.
+            patch: pixels of the largest patch, a number or one per axis (height, width). None is the
+                network's native size. A region's box up to this size is one call of its own size; larger
+                ones are covered by a grid of such patches. Nothing is resized.
+            window: how much each element of a patch counts: "gaussian" (Mixture of Diffusers), "uniform"
+                (MultiDiffusion), "triangle", "cosine", "quartic", or any window of `intarsia.layout`.
+            num_inference_steps: None is the pipeline's default.
+            timesteps: own timesteps, where the scheduler takes them.
+            sigmas: own noise levels, where the scheduler takes them.
+            guidance_scale: None is the pipeline's default; 1 and below is no guidance.
+            guidance_rescale: how far the guided canvas's contrast is pulled back to the unguided one's.
+            eta: for DDIM.
+            clip_skip: layers of CLIP to skip, for positive prompts.
+            num_images_per_prompt: images of each prompt, neighbours in the batch.
+            generator: one, or one for each image.
+            seed: instead of a generator, one for each image: noise that belongs to places. A larger canvas
+                of the same seed and `origin` keeps the noise of the smaller one.
+            origin: (left, top) in pixels of the canvas in the picture that `seed` speaks of.
+            latents: [B, C, *S], standard normal noise to start from, instead of drawing it.
+            prompt_embeds: [N, L, D], instead of `prompt`.
+            negative_prompt_embeds: [N, L, D], instead of `negative_prompt`.
+            pooled_prompt_embeds: [N, P], with `prompt_embeds`, where the pipeline has them.
+            negative_pooled_prompt_embeds: [N, P], with `negative_prompt_embeds`.
+            extra: arguments that this pipeline alone has: `composer.family.extras` lists them.
+            output_type: "pil", "np", "pt", or "latent" for the canvas itself; None is the pipeline's default.
+            return_dict: False for a tuple.
+            callback_on_step_end: `f(composer, step, timestep, {"latents": ...})`, may return other latents.
+            callback_on_step_end_tensor_inputs: "latents" is what there is.
+            max_batch: most rows (patches, guidance and images together) of one network call.
+            pad: fill up the last batch of every size, so that `torch.compile` sees one shape.
+            progress: True shows a bar, False none, None one where stderr is a terminal.
+
+        Returns:
+            The pipeline's own output object (`.images`), or a tuple.
+
+        Raises:
+            ValueError: an argument does not fit; the message says which, and what to do.
+            CoverageError: there is no prompt, and the regions leave something uncovered.
+            NonFiniteRegionError: the network returned NaN or infinity; `step` and `region` say where (-1 is
+                the call's own prompt).
+
+        Note:
+            Canvas, weights and sums are float32 whatever the network computes in. The picture does not
+            depend on `max_batch` further than the network does.
+        """
+        family = self.family
+        self._interrupt = False
+        extras = self._extras(extra, clip_skip)
+        given = inspect.signature(type(self.pipe).__call__).parameters
+        scale = given["guidance_scale"].default if guidance_scale is None else guidance_scale
+        steps = given["num_inference_steps"].default if num_inference_steps is None else num_inference_steps
+        kind = given["output_type"].default if output_type is None else output_type
+        whole = self.plan(
+            regions,
+            height=height,
+            width=width,
+            num_frames=num_frames,
+            audio_end_in_s=audio_end_in_s,
+            wrap=wrap,
+            overlap=overlap,
+            patch=patch,
+            window=window,
+            background=prompt is not None or prompt_embeds is not None,
+        )
+        try:
+            with torch.no_grad():
+                told, scales = guide_scales(family, regions, whole, scale, extras)
+                prompts = Prompts(family, extras, bool((scales > 1).any()))
+                embeds = {
+                    "prompt_embeds": prompt_embeds,
+                    "negative_prompt_embeds": negative_prompt_embeds,
+                    "pooled_prompt_embeds": pooled_prompt_embeds,
+                    "negative_pooled_prompt_embeds": negative_pooled_prompt_embeds,
+                }
+                call = prompts.call(prompt, negative_prompt, embeds)
+                pairs = [prompts.region(number, region, call) for number, region in enumerate(regions)]
+                images = num_images_per_prompt * (1 if call is None else len(call))
+                shape = (images, family.channels, *whole.size)
+                place = self._origin(origin)
+                noise = initial_noise(
+                    shape,
+                    latents=latents,
+                    seed=seed,
+                    origin=place,
+                    generator=generator,
+                    dtype=family.dtype,
+                    device=family.device,
+                )
+                self._check_seed(seed, generator, origin)
+                noise = reroll(noise, regions, whole.parts, origin=place)
+                scheduler = family.schedule(
+                    steps, patch=whole.patch, timesteps=timesteps, sigmas=sigmas
+                )
+                model = Model(self, whole, prompts.tables(family.device), scheduler)
+                rows = indices(pairs, whole.owner, call, images)
+                geometry = family.geometry(whole.layout.boxes(), whole.size, extra=extras)
+                composite = model.compose(
+                    rows,
+                    {**geometry, **told},
+                    scales,
+                    max_batch=max_batch,
+                    pad=pad,
+                    rescale=guidance_rescale,
+                )
+                solver = samplers.FromDiffusers(scheduler, eta=eta)
+                bound = [g.bind(family, n, noise, whole.wrap, None) for n, g in enumerate(guides)]
+                on_step = OnStep(
+                    self, scheduler, callback_on_step_end, tuple(callback_on_step_end_tensor_inputs)
+                )
+                with in_regions(family, whole):
+                    x = samplers.sample(
+                        composite,
+                        solver.initial(noise),
+                        None,
+                        solver,
+                        generator=list(generator) if isinstance(generator, Sequence) else generator,
+                        noise="generator" if seed is None else "canvas",
+                        seed=None if seed is None else [seed] if isinstance(seed, int) else list(seed),
+                        offset=None if seed is None else place,
+                        callback=[*bound, *on_step.callbacks],
+                        progress=self._progress(progress),
+                    )
+                decoded = None
+                if kind != "latent":
+                    decoded = family.decode(x, wrap=whole.wrap, patch=whole.patch)
+                return family.output(decoded, x, output_type=kind, return_dict=return_dict)
+        finally:
+            self.pipe.maybe_free_model_hooks()
+
+    def _part(self, number: int, region: Region, size: tuple[int, ...]) -> Part:
+        spans = self.family.spans(region.box, size, frames=region.frames)
+        if region.mask is None:
+            return Part(spans, None, region.weight)
+        mask = mask_tensor(f"regions[{number}]", region.mask)
+        return Part(spans, self.family.share(mask, spans, size), region.weight)
+
+    def _wrap(self, wrap: bool | Sequence[bool]) -> tuple[bool, ...]:
+        rank = len(self.family.axes)
+        if isinstance(wrap, bool):
+            return (*(False,) * (rank - 1), wrap)
+        if len(wrap) != rank:
+            remedy = f"In the order {', '.join(self.family.axes)}; True alone closes the last."
+            fail("Composer", "wrap", f"have {rank} entries", len(wrap), remedy)
+        return tuple(bool(closed) for closed in wrap)
+
+    def _each(self, name: str, value: int | Sequence[int], what: str) -> tuple[int | None, ...]:
+        family = self.family
+        rank = len(family.axes)
+        values = family.spread(value) if isinstance(value, int) else tuple(value)
+        if len(values) != rank:
+            fail("Composer", name, f"be a number or {rank}", len(values), f"In order {', '.join(family.axes)}.")
+        return tuple(
+            None if pixels is None else family.latents_of(axis, pixels, name if what == "overlap" else "patch")
+            for axis, pixels in enumerate(values)
+        )
+
+    def _origin(self, origin: Sequence[int] | None) -> tuple[int, ...]:
+        rank = len(self.family.axes)
+        if origin is None:
+            return (0,) * rank
+        if len(origin) != rank:
+            fail("Composer", "origin", f"have {rank} coordinates", len(origin), "Write origin=(left, top).")
+        return tuple(self.family.latents_of(axis, origin[rank - 1 - axis], "origin") for axis in range(rank))
+
+    def _extras(self, extra: Mapping[str, Any] | None, clip_skip: int | None) -> dict[str, Any]:
+        known = self.family.extras
+        unknown = sorted(set(extra or {}) - set(known))
+        if unknown:
+            kind, remedy = type(self.pipe).__name__, f"Known are: {', '.join(known) or 'none'}."
+            fail("Composer", "extra", f"hold arguments of {kind} alone", ", ".join(unknown), remedy)
+        return {"clip_skip": clip_skip, **known, **(extra or {})}
+
+    def _check_seed(self, seed: object, generator: object, origin: object) -> None:
+        if seed is not None and generator is not None:
+            remedy = "A seed has noise that belongs to places; a generator draws it in order."
+            fail("Composer", "generator", "be None where there is a seed", type(generator).__name__, remedy)
+        if origin is not None and seed is None:
+            remedy = "Pass seed= with it."
+            fail("Composer", "origin", "be None where there is no seed", origin, remedy)
+
+    def _progress(self, progress: bool | None) -> bool | None:
+        config = getattr(self.pipe, "_progress_bar_config", None) or {}
+        return False if progress is None and config.get("disable") else progress
