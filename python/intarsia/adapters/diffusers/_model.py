@@ -88,7 +88,9 @@ class Model:
         """
         device = self.family.device
         zero = torch.zeros(1, dtype=torch.int64, device=device)
-        cond = {name: value.to(device) for name, value in places.items() if not name.startswith(_NEGATIVE)}
+        cond: dict[str, Cond] = {
+            name: value.to(device) for name, value in places.items() if not name.startswith(_NEGATIVE)
+        }
         against = {
             name.removeprefix(_NEGATIVE): value.to(device)
             for name, value in places.items()

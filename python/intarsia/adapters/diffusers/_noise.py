@@ -50,7 +50,9 @@ def initial_noise(
     return noise.float()
 
 
-def reroll(noise: Tensor, regions: Sequence[Region], parts: Sequence[Part], *, origin: Sequence[int]) -> Tensor:
+def reroll(
+    noise: Tensor, regions: Sequence[Region], parts: Sequence[Part], *, origin: Sequence[int]
+) -> Tensor:
     """Redraw the noise [B, C, *S] of every region that has a seed, in their order.
 
     The new noise is that which a canvas of the region's seed has in its place.

@@ -59,7 +59,9 @@ class Prompts:
         own = self.family.given(embeds, prefix="")
         other = self.family.given(embeds, prefix="negative_")
         if texts is not None and own is not None:
-            fail("Composer", "prompt", "be None where prompt_embeds are given", "both", "Give one of the two.")
+            fail(
+                "Composer", "prompt", "be None where prompt_embeds are given", "both", "Give one of the two."
+            )
         if against is not None and other is not None:
             remedy = "Give one of the two."
             fail("Composer", "negative_prompt", "be None beside negative_prompt_embeds", "both", remedy)
@@ -75,7 +77,8 @@ class Prompts:
         elif not self.guided:
             negatives = [-1]
         else:
-            negatives = [self.text(text, negative=True) for text in against or [None]]
+            wanted: list[str | None] = [None] if against is None else [*against]
+            negatives = [self.text(text, negative=True) for text in wanted]
         if positive is None:
             self.default = negatives[0]
             return None
@@ -128,7 +131,7 @@ class Prompts:
 
 
 def indices(pairs: Sequence[list[Pair]], owner: Tensor, call: list[Pair] | None, images: int) -> Cond:
-    """Rows of the table for every patch, [R, 2] or where images differ PerCanvas [B, R, 2]: (own, negative)."""
+    """Rows of the table for every patch, [R, 2]: (own, negative); PerCanvas [B, R, 2] where images differ."""
     told = [pairs[index] if index >= 0 else call or [] for index in owner.tolist()]
     if all(len(set(pair)) == 1 for pair in told):
         return torch.tensor([pair[0] for pair in told])

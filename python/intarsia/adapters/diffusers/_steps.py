@@ -63,7 +63,7 @@ def in_regions(family: Family, plan: Plan) -> Iterator[None]:
         whose = "the call's prompt" if owner < 0 else f"regions[{owner}]"
         end = tuple(o + e for o, e in zip(offset, extent, strict=True))
         told = NonFiniteRegionError(
-            f"Composer: the network must return finite values, got NaN or infinity in step {error.step} in the "
+            f"Composer: the network must return finite values, got NaN or infinity in step {error.step}, "
             f"patch {family.describe(offset)} to {family.describe(end)} of {whose}. Run the network in "
             "bfloat16 or float32, or lower the guidance.",
             factor=error.factor,

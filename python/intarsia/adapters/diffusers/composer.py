@@ -114,24 +114,20 @@ class Composer:
             if value is not None and name not in family.axes:
                 kind = type(self.pipe).__name__
                 fail("Composer", name, f"be None for {kind}", value, f"It has {', '.join(family.axes)}.")
-        size = family.latent_size(lengths)
         closed = self._wrap(wrap)
+        size = family.latent_size(lengths, wrap=closed)
         parts = [self._part(number, region, size) for number, region in enumerate(regions)]
-        largest = family.native if patch is None else self._each("patch", patch, "extent")
-        overlaps = (None,) * len(size) if overlap is None else self._each("overlap", overlap, "overlap")
-        strides = []
-        for axis, (length, shared) in enumerate(zip(largest, overlaps, strict=True)):
-            shared = length // 2 if shared is None else shared
-            if not 0 <= shared < length:
-                limit = length * family.unit[axis]
-                got = shared * family.unit[axis]
+        largest = self._each("patch", patch, family.native)
+        shared = self._each("overlap", overlap, tuple(length // 2 for length in largest))
+        for axis, (length, count) in enumerate(zip(largest, shared, strict=True)):
+            if not 0 <= count < length:
+                limit, got = (value * family.unit[axis] for value in (length, count))
                 fail("Composer", "overlap", f"be below the patch ({limit})", got, "Half of it is usual.")
-            strides.append(length - shared)
         return plan(
             size,
             parts,
             patch=largest,
-            stride=strides,
+            stride=[length - count for length, count in zip(largest, shared, strict=True)],
             wrap=closed,
             window=window_of(window),
             background=background,
@@ -241,7 +237,6 @@ class Composer:
         """
         family = self.family
         self._interrupt = False
-        extras = self._extras(extra, clip_skip)
         given = inspect.signature(type(self.pipe).__call__).parameters
         scale = given["guidance_scale"].default if guidance_scale is None else guidance_scale
         steps = given["num_inference_steps"].default if num_inference_steps is None else num_inference_steps
@@ -258,6 +253,13 @@ class Composer:
             window=window,
             background=prompt is not None or prompt_embeds is not None,
         )
+        lengths = {
+            "height": height,
+            "width": width,
+            "num_frames": num_frames,
+            "audio_end_in_s": audio_end_in_s,
+        }
+        extras = self._extras(extra, {"clip_skip": clip_skip, "wrap": whole.wrap, **lengths})
         try:
             with torch.no_grad():
                 told, scales = guide_scales(family, regions, whole, scale, extras)
@@ -284,9 +286,7 @@ class Composer:
                 )
                 self._check_seed(seed, generator, origin)
                 noise = reroll(noise, regions, whole.parts, origin=place)
-                scheduler = family.schedule(
-                    steps, patch=whole.patch, timesteps=timesteps, sigmas=sigmas
-                )
+                scheduler = family.schedule(steps, patch=whole.patch, timesteps=timesteps, sigmas=sigmas)
                 model = Model(self, whole, prompts.tables(family.device), scheduler)
                 rows = indices(pairs, whole.owner, call, images)
                 geometry = family.geometry(whole.layout.boxes(), whole.size, extra=extras)
@@ -319,7 +319,7 @@ class Composer:
                 decoded = None
                 if kind != "latent":
                     decoded = family.decode(x, wrap=whole.wrap, patch=whole.patch)
-                return family.output(decoded, x, output_type=kind, return_dict=return_dict)
+                return family.output(decoded, x, output_type=kind, return_dict=return_dict, extra=extras)
         finally:
             self.pipe.maybe_free_model_hooks()
 
@@ -339,14 +339,18 @@ class Composer:
             fail("Composer", "wrap", f"have {rank} entries", len(wrap), remedy)
         return tuple(bool(closed) for closed in wrap)
 
-    def _each(self, name: str, value: int | Sequence[int], what: str) -> tuple[int | None, ...]:
+    def _each(
+        self, name: str, value: int | Sequence[int] | None, default: tuple[int, ...]
+    ) -> tuple[int, ...]:
+        """Latents of pixels given as one number or one per axis; the default where there is none."""
         family = self.family
         rank = len(family.axes)
-        values = family.spread(value) if isinstance(value, int) else tuple(value)
+        values = family.spread(value) if isinstance(value, int) else tuple(value or (None,) * rank)
         if len(values) != rank:
-            fail("Composer", name, f"be a number or {rank}", len(values), f"In order {', '.join(family.axes)}.")
+            remedy = f"The order is {', '.join(family.axes)}."
+            fail("Composer", name, f"be a number or {rank} of them", len(values), remedy)
         return tuple(
-            None if pixels is None else family.latents_of(axis, pixels, name if what == "overlap" else "patch")
+            default[axis] if pixels is None else family.latents_of(axis, pixels, name)
             for axis, pixels in enumerate(values)
         )
 
@@ -358,13 +362,13 @@ class Composer:
             fail("Composer", "origin", f"have {rank} coordinates", len(origin), "Write origin=(left, top).")
         return tuple(self.family.latents_of(axis, origin[rank - 1 - axis], "origin") for axis in range(rank))
 
-    def _extras(self, extra: Mapping[str, Any] | None, clip_skip: int | None) -> dict[str, Any]:
+    def _extras(self, extra: Mapping[str, Any] | None, call: Mapping[str, Any]) -> dict[str, Any]:
         known = self.family.extras
         unknown = sorted(set(extra or {}) - set(known))
         if unknown:
             kind, remedy = type(self.pipe).__name__, f"Known are: {', '.join(known) or 'none'}."
             fail("Composer", "extra", f"hold arguments of {kind} alone", ", ".join(unknown), remedy)
-        return {"clip_skip": clip_skip, **known, **(extra or {})}
+        return {**known, **(extra or {}), **call}
 
     def _check_seed(self, seed: object, generator: object, origin: object) -> None:
         if seed is not None and generator is not None:

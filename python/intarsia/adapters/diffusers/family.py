@@ -163,9 +163,7 @@ class Family:
         ends = [(box[rank - 1 - axis], box[2 * rank - 1 - axis]) for axis in range(rank)]
         return tuple(self.span(axis, start, stop) for axis, (start, stop) in enumerate(ends))
 
-    def share(
-        self, mask: Tensor, spans: Sequence[tuple[int, int]], size: Sequence[int]
-    ) -> Tensor:
+    def share(self, mask: Tensor, spans: Sequence[tuple[int, int]], size: Sequence[int]) -> Tensor:
         """How much of each latent a mask leaves to its region, [*S] float64: the mean over its pixels.
 
         Args:
@@ -229,7 +227,13 @@ class Family:
             fail("Composer", " and ".join(missing), "be given, too", f"only {got}", remedy)
         if len({value.shape[0] for value in whole.values()}) > 1:
             got = " and ".join(str(list(value.shape)) for value in whole.values())
-            fail("Composer", f"{prefix}prompt_embeds", "have as many rows as the others", got, "One per prompt.")
+            fail(
+                "Composer",
+                f"{prefix}prompt_embeds",
+                "have as many rows as the others",
+                got,
+                "One per prompt.",
+            )
         return {name: value.detach() for name, value in whole.items()}
 
     def geometry(

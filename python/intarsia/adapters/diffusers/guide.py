@@ -22,7 +22,7 @@ class ImageGuide:
     """A picture, in pixels, that a box of the canvas follows: SDEdit per rectangle.
 
     Attributes:
-        image: a Pillow image, an array [H, W, 3] or a tensor [3, H, W] within 0 and 1, of the size of the box.
+        image: a Pillow image, an array [H, W, 3] or a tensor [3, H, W] within 0 and 1, as large as the box.
         box: (left, top, right, bottom) in pixels; None is the whole canvas.
         strength: the share of the steps in which it acts, from the first: 0 never, 1 always.
         mask: [H, W] of the size of the box, 0 to 1: how much of it each pixel takes.
@@ -69,7 +69,9 @@ class ImageGuide:
         image = image_tensor(name, self.image)
         if list(image.shape[2:]) != pixels:
             remedy = "Resize the picture, or change the box: nothing is resized."
-            fail("ImageGuide", f"{name}.image", f"have the box's size {pixels}", list(image.shape[2:]), remedy)
+            fail(
+                "ImageGuide", f"{name}.image", f"have the box's size {pixels}", list(image.shape[2:]), remedy
+            )
         weight = None
         if self.mask is not None:
             mask = mask_tensor(name, self.mask)

@@ -91,7 +91,10 @@ class Plan:
 
 
 def window_of(window: str | Window) -> Window:
-    """Return a window by its name, or the callable itself.
+    """Find a window by its name.
+
+    Returns:
+        The window; a callable is one already.
 
     Raises:
         ValueError: a name that is not known.
@@ -103,7 +106,9 @@ def window_of(window: str | Window) -> Window:
     if callable(window):
         return window
     if window not in _WINDOWS:
-        remedy = "Or pass any window of intarsia.layout, such as functools.partial(gaussian, sigma_fraction=0.2)."
+        remedy = (
+            "Or pass any window of intarsia.layout, such as functools.partial(gaussian, sigma_fraction=0.2)."
+        )
         fail("Composer", "window", f"be one of {', '.join(_WINDOWS)}", repr(window), remedy)
     return _WINDOWS[window]
 
@@ -207,16 +212,13 @@ def plan(
         add(-1, rest)
     elif bool((taken <= 0).any()):
         _refuse_gaps(taken, describe)
-    return Plan(
-        shape,
-        closed,
-        whole,
-        BoxSet(shape, tuple(boxes), closed),
-        _weights(window, boxes, maps),
-        torch.tensor([parts[owner].weight if owner >= 0 else 1.0 for owner in owners], dtype=torch.float64),
-        torch.tensor(owners),
-        tuple(parts),
-    )
+    places = BoxSet(shape, tuple(boxes), closed)
+    weight = _weights(window, boxes, maps)
+    strength = torch.tensor([parts[o].weight if o >= 0 else 1.0 for o in owners], dtype=torch.float64)
+    if bool((places.total() <= 1).all()):
+        # Where no patches meet nothing is averaged, and a network's answer comes back to the last bit.
+        weight, strength = layout.uniform, torch.ones_like(strength)
+    return Plan(shape, closed, whole, places, weight, strength, torch.tensor(owners), tuple(parts))
 
 
 def _weights(window: Window, boxes: list[Box], maps: list[Tensor | None]) -> Weight:

@@ -100,7 +100,15 @@ class StableDiffusionXL(StableDiffusion):
         )
         return latents * std / config.scaling_factor + mean
 
-    def output(self, decoded: Tensor | None, latents: Tensor, *, output_type: str, return_dict: bool) -> Any:
+    def output(
+        self,
+        decoded: Tensor | None,
+        latents: Tensor,
+        *,
+        output_type: str,
+        return_dict: bool,
+        extra: Mapping[str, Any],
+    ) -> Any:
         """Images, with the pipeline's watermark where it has one."""
         from diffusers.pipelines.stable_diffusion_xl import StableDiffusionXLPipelineOutput
 
