@@ -48,16 +48,20 @@ class Composer:
         self._interrupt = False
 
     @classmethod
-    def from_pipe(cls, pipe: Any) -> Composer:
+    def from_pipe(cls, pipe: Any, *, vae: Mapping[str, Any] | None = None) -> Composer:
         """Make a composer of a pipeline.
 
         Args:
             pipe: of Stable Diffusion 1, 2, XL or 3, Flux, Stable Audio or Wan.
+            vae: for images, how canvases beyond the native size are decoded: arguments of
+                `intarsia.adapters.diffusers.vae.decode` (patch, overlap, exact, max_batch, offload, ...).
 
         Raises:
             ValueError: another pipeline.
         """
-        return cls(family_of(pipe))
+        family = family_of(pipe)
+        family.vae_options = dict(vae or {})
+        return cls(family)
 
     @property
     def pipe(self) -> Any:

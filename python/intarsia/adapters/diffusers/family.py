@@ -51,6 +51,7 @@ class Family:
         channels: C.
         embeds_guidance: the network is told `guidance_scale` itself, as told["guidance"] [rows] float32;
             classifier-free guidance then has the scale of `true_cfg_scale` in `extras`, or none.
+        vae_options: what the composer was told of the VAE's use.
     """
 
     axes: ClassVar[tuple[str, ...]] = ("height", "width")
@@ -67,6 +68,7 @@ class Family:
     def __init__(self, pipe: Any) -> None:
         """Read the pipeline's configuration."""
         self.pipe = pipe
+        self.vae_options: dict[str, Any] = {}
 
     @property
     def dtype(self) -> torch.dtype:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from intarsia.adapters.diffusers import vae
 from intarsia.adapters.diffusers.family import Family
 
 __all__ = ["StableDiffusion"]
@@ -61,17 +62,19 @@ class StableDiffusion(Family):
         return latents / self.pipe.vae.config.scaling_factor
 
     def decode(self, latents: Tensor, *, wrap: tuple[bool, ...], patch: tuple[int, ...]) -> Tensor:
-        """[B, 3, H, W], about -1 to 1."""
-        latents = self.unscale(latents.to(self.pipe.vae.dtype))
-        image: Tensor = self.pipe.vae.decode(latents, return_dict=False)[0]
-        return image
+        """[B, 3, H, W], about -1 to 1, float32; whole up to the native size, larger canvases in pieces."""
+        return vae.decode(self.pipe.vae, self.unscale(latents), wrap=wrap, **self._pieces())
 
     def encode_image(self, image: Tensor, *, generator: Any = None) -> Tensor:
-        """The mode of the VAE's posterior, or a sample of it where there is a generator."""
-        vae = self.pipe.vae
-        posterior = vae.encode(image.to(device=self.device, dtype=vae.dtype)).latent_dist
-        latents = posterior.mode() if generator is None else posterior.sample(generator)
-        return (latents * vae.config.scaling_factor).float()
+        """The mean of the VAE's posterior, or a sample of it where there is a generator."""
+        pieces = {**self._pieces(), "sample": generator is not None, "generator": generator}
+        latents = vae.encode(self.pipe.vae, image.to(self.device), **pieces)
+        return (latents * self.pipe.vae.config.scaling_factor).float()
+
+    def _pieces(self) -> dict[str, Any]:
+        """How the VAE is called: what the composer was told, or pieces of the native size."""
+        quarter = tuple(length // 4 for length in self.native)
+        return {"patch": self.native, "overlap": quarter, **self.vae_options}
 
     def output(
         self,
