@@ -3,8 +3,9 @@
 
 from intarsia.layout._check import check_cover
 from intarsia.layout.box_set import BoxSet, boxes
-from intarsia.layout.grids import chain, grid, loop
+from intarsia.layout.grids import chain, checkerboard, grid, loop
 from intarsia.layout.regions import Box, Layout, Weight
+from intarsia.layout.separators import counting_numbers, legal_sizes, separators
 from intarsia.layout.windows import Window, cosine, gaussian, quartic, triangle, uniform
 
 __all__ = [
@@ -16,11 +17,15 @@ __all__ = [
     "boxes",
     "chain",
     "check_cover",
+    "checkerboard",
     "cosine",
+    "counting_numbers",
     "gaussian",
     "grid",
+    "legal_sizes",
     "loop",
     "quartic",
+    "separators",
     "triangle",
     "uniform",
 ]

@@ -12,7 +12,7 @@ from intarsia.layout._check import check_sizes, check_wrap, fail
 from intarsia.layout.regions import Layout
 from intarsia.ops import CoverageError
 
-__all__ = ["chain", "grid", "loop"]
+__all__ = ["chain", "checkerboard", "grid", "loop"]
 
 _MAX_REGIONS = 2**22
 
@@ -141,3 +141,52 @@ def grid(
         32
     """
     return _regular("grid", size, patch, stride, wrap)
+
+
+def checkerboard(size: Sequence[int], patch: Sequence[int], wrap: Sequence[bool] | None = None) -> Layout:
+    """Regions that meet at their corners only: every cell of half a patch lies in two of them at most.
+
+    On cells of `patch / 2` a region of 2 x 2 cells begins at cell (i, j) wherever i + j is even. An inner
+    cell lies in exactly two regions: `compose.bethe` adds two patches and takes one quarter patch away.
+
+    Args:
+        size: `(S_1, S_2)` of the canvas; every axis an even number of cells.
+        patch: `(s_1, s_2)` of a region, even.
+        wrap: per axis, whether the canvas closes onto itself. None: no axis does.
+
+    Returns:
+        A 2-D layout that covers every element.
+
+    Raises:
+        ValueError: another rank than two, an odd patch, or a canvas that is no even number of cells, whose
+            corners would stay uncovered (the nearest legal lengths are named).
+
+    Source:
+        Zhang et al. 2023, "DiffCollage", figure 3 and appendix B.
+
+    Example:
+        >>> checkerboard((8, 8), (4, 4)).offsets.tolist()
+        [[0, 0], [0, 4], [2, 2], [4, 0], [4, 4]]
+    """
+    where = "checkerboard"
+    sizes, patches = check_sizes(where, "size", size), check_sizes(where, "patch", patch)
+    wraps = check_wrap(where, wrap, len(sizes))
+    if len(sizes) != 2 or len(patches) != 2:
+        remedy = "Chains and loops are its like in one dimension."
+        fail(where, "size", "have two axes, as patch", f"{sizes} and {patches}", remedy)
+    for axis, (length, extent) in enumerate(zip(sizes, patches, strict=True)):
+        if extent % 2:
+            fail(where, "patch", f"be even on axis {axis}", extent, "Corners meet in halves of a patch.")
+        if length % extent:
+            below, above = length // extent * extent, (length // extent + 1) * extent
+            legal = f"lengths are {below} and {above}" if below else f"length is {above}"
+            required = f"be a multiple of the patch ({extent}) on axis {axis}"
+            fail(where, "size", required, length, f"The nearest legal {legal}.")
+    half = [extent // 2 for extent in patches]
+    counts = [
+        length // h - (0 if closed else 1) for length, h, closed in zip(sizes, half, wraps, strict=True)
+    ]
+    _check_count(where, math.prod(counts) // 2 + 1)
+    mesh = torch.meshgrid(*(torch.arange(count) for count in counts), indexing="ij")
+    cells = torch.stack([m.flatten() for m in mesh], dim=1)
+    return Layout(sizes, patches, cells[cells.sum(1) % 2 == 0] * torch.tensor(half), wraps)
