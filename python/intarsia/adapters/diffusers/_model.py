@@ -3,22 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from intarsia.adapters.diffusers.denoiser import denoiser
 from intarsia.adapters.diffusers.family import Family
 from intarsia.adapters.diffusers.plan import Plan
 from intarsia.adapters.diffusers.region import Region
 from intarsia.compose import Composite, Factor, average
 from intarsia.guidance import CFG
+from intarsia.layout._check import fail
 from intarsia.types import Cond, Denoiser, PerCanvas, StopSampling
-
-if TYPE_CHECKING:
-    from intarsia.adapters.diffusers.composer import Composer
 
 _NEGATIVE = "negative_"
 
@@ -34,83 +32,133 @@ def guide_scales(
     return told, scales.clamp(min=1)
 
 
-class Model:
-    """A network whose rows are told of a table of prompts and of their place.
+@dataclass(frozen=True, eq=False)
+class Network:
+    """The pipeline's network, whose rows are told of a table of prompts and of their place.
 
     Its condition is small, however many patches there are: {"prompt": [rows, 2] the rows of the table for
     the prompt and the negative one, "side": [rows] which of the two, and the family's geometry}.
 
-    Args:
-        composer: asked before each call whether the run is over.
-        plan: the patches.
+    Attributes:
+        family: calls it.
         tables: encoded prompts [N, ...].
-        scheduler: of the run.
+        stopped: asked before each call whether the run is over.
     """
 
-    def __init__(self, composer: Composer, plan: Plan, tables: dict[str, Tensor], scheduler: Any) -> None:
-        self.composer, self.family, self.plan, self.tables = composer, composer.family, plan, tables
-        self.denoiser: Denoiser = denoiser(
-            self.family.network, scheduler, call=self.predict, dtype=self.family.dtype
-        )
+    family: Family
+    tables: dict[str, Tensor]
+    stopped: Callable[[], bool]
 
-    def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network computes in; patches are cut out in it."""
+        return self.family.dtype
+
+    def native(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """Ask the network for rows `x` [rows, C, *s] at timesteps `t` [rows].
 
         Raises:
             StopSampling: the run was interrupted.
         """
-        if self.composer._interrupt:
+        if self.stopped():
             raise StopSampling
         rows = cond["prompt"].gather(1, cond["side"][:, None])[:, 0]
         told = {name: table.index_select(0, rows) for name, table in self.tables.items()}
         told.update((name, value) for name, value in cond.items() if name not in ("prompt", "side"))
         return self.family.predict(x, t, told)
 
-    def compose(
-        self,
-        rows: Cond,
-        places: Mapping[str, Tensor],
-        scales: Tensor,
-        *,
-        max_batch: int | None,
-        pad: bool,
-        rescale: float,
-    ) -> Composite:
-        """All patches with their weights and guidance, as one denoiser of the canvas.
+    def __call__(self, x: Tensor, sigma: Tensor, cond: Cond = None) -> Tensor:
+        """Its scheduler steps what it predicts; nobody asks for clean canvases."""
+        raise NotImplementedError
 
-        Args:
-            rows: of the table, [R, 2] or PerCanvas [B, R, 2].
-            places: the family's geometry, [R, ...]; names with "negative_" are for the negative prompts.
-            scales: [R], 1 is no guidance.
-            max_batch: most rows of a network call.
-            pad: fill up the last batch.
-            rescale: of guidance.
-        """
-        device = self.family.device
-        zero = torch.zeros(1, dtype=torch.int64, device=device)
-        cond: dict[str, Cond] = {
-            name: value.to(device) for name, value in places.items() if not name.startswith(_NEGATIVE)
-        }
-        against = {
-            name.removeprefix(_NEGATIVE): value.to(device)
-            for name, value in places.items()
-            if name.startswith(_NEGATIVE)
-        }
-        table = PerCanvas(rows.value.to(device)) if isinstance(rows, PerCanvas) else rows.to(device)
-        cond.update(prompt=table, side=zero)
-        against.update(side=zero + 1)
-        scale = float(scales[0]) if bool((scales == scales[0]).all()) else scales
-        alone = isinstance(scale, float) and scale == 1
-        guided = self.denoiser if alone else CFG(self.denoiser, uncond=against, scale=scale)
+
+@dataclass(frozen=True, eq=False)
+class Rescaled:
+    """Guidance of the whole canvas whose contrast is pulled back to that of the positive prompts.
+
+    Attributes:
+        positive: the composite of the prompts.
+        negative: that of the negative prompts, on the same patches.
+        scale: of guidance, the same everywhere.
+        phi: how far.
+
+    Source:
+        Lin et al. 2023, "Common diffusion noise schedules and sample steps are flawed", equations 14 to 16.
+    """
+
+    positive: Composite
+    negative: Composite
+    scale: float
+    phi: float
+
+    def native(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        """The networks' rescaled output [B, C, *S]."""
+        towards, away = self.positive.native(x, t, cond), self.negative.native(x, t, cond)
+        guided = away + self.scale * (towards - away)
+        axes = tuple(range(1, x.ndim))
+        ratio = towards.std(axes, keepdim=True) / guided.std(axes, keepdim=True)
+        return guided * (self.phi * ratio + (1 - self.phi))
+
+    def __call__(self, x: Tensor, sigma: Tensor, cond: Cond = None) -> Tensor:
+        """As for `Network`."""
+        raise NotImplementedError
+
+
+def compose(
+    network: Network,
+    plan: Plan,
+    rows: Cond,
+    places: Mapping[str, Tensor],
+    scales: Tensor,
+    *,
+    max_batch: int | None,
+    pad: bool,
+    rescale: float,
+) -> Denoiser:
+    """All patches with their weights and guidance, as one denoiser of the canvas.
+
+    Args:
+        network: the leaf.
+        plan: the patches.
+        rows: of the table, [R, 2] or PerCanvas [B, R, 2].
+        places: the family's geometry, [R, ...]; names with "negative_" are for the negative prompts.
+        scales: [R], 1 is no guidance.
+        max_batch: most rows of a network call.
+        pad: fill up the last batch.
+        rescale: of guidance.
+
+    Raises:
+        ValueError: guidance of different scales is to be rescaled.
+    """
+    device = network.family.device
+    told: list[dict[str, Cond]] = [{}, {}]
+    for name, value in places.items():
+        told[name.startswith(_NEGATIVE)][name.removeprefix(_NEGATIVE)] = value.to(device)
+    own, against = told
+    own["prompt"] = PerCanvas(rows.value.to(device)) if isinstance(rows, PerCanvas) else rows.to(device)
+    own["side"] = torch.zeros(1, dtype=torch.int64, device=device)
+    against["side"] = own["side"] + 1
+
+    def over(denoiser: Denoiser, cond: Cond) -> Composite:
         return average(
             Factor(
-                guided,
-                self.plan.layout,
-                self.plan.weight,
-                coefficient=self.plan.coefficient,
+                denoiser,
+                plan.layout,
+                plan.weight,
+                coefficient=plan.coefficient,
                 cond=cond,
                 max_batch=max_batch,
                 pad=pad,
             ),
             on_nonfinite="raise",
         )
+
+    one = bool((scales == scales[0]).all())
+    if one and scales[0] == 1:
+        return over(network, own)
+    if not rescale:
+        return over(CFG(network, uncond=against, scale=float(scales[0]) if one else scales), own)
+    if not one:
+        remedy = "Give all regions one guidance_scale, or none of their own."
+        fail("Composer", "guidance_rescale", "be 0 where regions differ in guidance", rescale, remedy)
+    return Rescaled(over(network, own), over(network, {**own, **against}), float(scales[0]), rescale)

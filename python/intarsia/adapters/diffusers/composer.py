@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from intarsia import samplers
-from intarsia.adapters.diffusers._model import Model, guide_scales
+from intarsia.adapters.diffusers._model import Network, compose, guide_scales
 from intarsia.adapters.diffusers._noise import initial_noise, reroll
 from intarsia.adapters.diffusers._pixels import mask_tensor
 from intarsia.adapters.diffusers._prompts import Prompts, indices
@@ -291,11 +291,12 @@ class Composer:
                 self._check_seed(seed, generator, origin)
                 noise = reroll(noise, regions, whole.parts, origin=place)
                 scheduler = family.schedule(steps, patch=whole.patch, timesteps=timesteps, sigmas=sigmas)
-                model = Model(self, whole, prompts.tables(family.device), scheduler)
-                rows = indices(pairs, whole.owner, call, images)
+                network = Network(family, prompts.tables(family.device), lambda: self._interrupt)
                 geometry = family.geometry(whole.layout.boxes(), whole.size, extra=extras)
-                composite = model.compose(
-                    rows,
+                composite = compose(
+                    network,
+                    whole,
+                    indices(pairs, whole.owner, call, images),
                     {**geometry, **told},
                     scales,
                     max_batch=max_batch,

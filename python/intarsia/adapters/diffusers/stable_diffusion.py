@@ -34,9 +34,26 @@ class StableDiffusion(Family):
 
     def encode(self, text: str | None, *, negative: bool, extra: Mapping[str, Any]) -> dict[str, Tensor]:
         """One text, `prompt_embeds` [1, L, D]; no negative prompt is the empty one."""
-        clip_skip = None if negative else extra.get("clip_skip")
-        embeds, _ = self.pipe.encode_prompt([text or ""], self.device, 1, False, clip_skip=clip_skip)
+        skip = None if negative else extra.get("clip_skip")
+        if skip and not hasattr(self.pipe.text_encoder, "text_model"):
+            return {"prompt_embeds": self._skipping(text or "", skip)}
+        embeds, _ = self.pipe.encode_prompt([text or ""], self.device, 1, False, clip_skip=skip)
         return {"prompt_embeds": embeds}
+
+    def _skipping(self, text: str, layers: int) -> Tensor:
+        """As the pipeline would encode it, which looks for the last norm where transformers 5 has it not."""
+        tokenizer, encoder = self.pipe.tokenizer, self.pipe.text_encoder
+        words = self.pipe.maybe_convert_prompt([text], tokenizer)
+        length = tokenizer.model_max_length
+        told = tokenizer(words, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        shown = told.attention_mask if getattr(encoder.config, "use_attention_mask", False) else None
+        states = encoder(
+            told.input_ids.to(self.device),
+            attention_mask=None if shown is None else shown.to(self.device),
+            output_hidden_states=True,
+        ).hidden_states
+        embeds: Tensor = encoder.final_layer_norm(states[-(layers + 1)])
+        return embeds
 
     def predict(self, x: Tensor, t: Tensor, told: Mapping[str, Tensor]) -> Tensor:
         """`unet(x, t, encoder_hidden_states)`."""

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pipelines that every test of composers runs over: a family is held to all of them by one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from intarsia.adapters.diffusers import Composer
+
+
+@dataclass(frozen=True)
+class Case:
+    """A pipeline, the arguments of its smallest canvas (the network's own), and of one of several patches."""
+
+    build: Callable[[], Any]
+    small: dict[str, Any]
+    wide: dict[str, Any]
+    output: str = "images"
+    steps: int = 3
+    # What guidance is called, where a family has another word for the scale above 1 that makes two rows.
+    guided: dict[str, Any] = field(default_factory=lambda: {"guidance_scale": 5.0})
+    plain: dict[str, Any] = field(default_factory=lambda: {"guidance_scale": 1.0})
+
+
+IMAGE: dict[str, Any] = {"small": {"height": 64, "width": 64}, "wide": {"height": 64, "width": 128}}
+CASES = {
+    "stable_diffusion": Case(tiny.stable_diffusion, **IMAGE),
+    "stable_diffusion_xl": Case(tiny.stable_diffusion_xl, **IMAGE),
+}
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def array(result: Any, case: Case) -> np.ndarray:
+    """Any output, pictures, sound or frames, as one array."""
+    value = getattr(result, case.output)
+    if isinstance(value, torch.Tensor):
+        return value.float().cpu().numpy()
+    return np.asarray(value)
+
+
+def both(case: Case, pipe: Any, prompt: Any = "a cat", **kwargs: Any) -> tuple[np.ndarray, np.ndarray]:
+    """What the pipeline makes of a call, and what its composer does."""
+    ours = {key: kwargs.pop(key) for key in ("max_batch", "window") if key in kwargs}
+    call = {"num_inference_steps": case.steps, "output_type": "np", **case.small, **kwargs}
+    seed = call.pop("seeded", 0)
+    theirs = pipe(prompt, generator=generator(seed), **call)
+    composed = Composer.from_pipe(pipe)(prompt, generator=generator(seed), **call, **ours)
+    return array(theirs, case), array(composed, case)
+
+
+every = pytest.mark.parametrize("name", list(CASES))
