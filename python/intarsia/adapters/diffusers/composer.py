@@ -81,8 +81,8 @@ class Composer:
         num_frames: int | None = None,
         audio_end_in_s: float | None = None,
         wrap: bool | Sequence[bool] = False,
-        overlap: int | Sequence[int] | None = None,
-        patch: int | Sequence[int] | None = None,
+        overlap: float | Sequence[float] | None = None,
+        patch: float | Sequence[float] | None = None,
         window: str | Window = "gaussian",
         background: bool = True,
     ) -> Plan:
@@ -150,8 +150,8 @@ class Composer:
         num_frames: int | None = None,
         audio_end_in_s: float | None = None,
         wrap: bool | Sequence[bool] = False,
-        overlap: int | Sequence[int] | None = None,
-        patch: int | Sequence[int] | None = None,
+        overlap: float | Sequence[float] | None = None,
+        patch: float | Sequence[float] | None = None,
         window: str | Window = "gaussian",
         num_inference_steps: int | None = None,
         timesteps: Sequence[int] | None = None,
@@ -263,7 +263,11 @@ class Composer:
             "num_frames": num_frames,
             "audio_end_in_s": audio_end_in_s,
         }
-        extras = self._extras(extra, {"clip_skip": clip_skip, "wrap": whole.wrap, **lengths})
+        against = [negative_prompt, negative_prompt_embeds]
+        against += [text for r in regions for text in (r.negative_prompt, r.negative_prompt_embeds)]
+        call_alone = {"clip_skip": clip_skip, "wrap": whole.wrap, **lengths}
+        call_alone["negated"] = any(text is not None for text in against)
+        extras = self._extras(extra, call_alone)
         try:
             with torch.no_grad():
                 told, scales = guide_scales(family, regions, whole, scale, extras)
@@ -345,12 +349,12 @@ class Composer:
         return tuple(bool(closed) for closed in wrap)
 
     def _each(
-        self, name: str, value: int | Sequence[int] | None, default: tuple[int, ...]
+        self, name: str, value: float | Sequence[float] | None, default: tuple[int, ...]
     ) -> tuple[int, ...]:
         """Latents of pixels given as one number or one per axis; the default where there is none."""
         family = self.family
         rank = len(family.axes)
-        values = family.spread(value) if isinstance(value, int) else tuple(value or (None,) * rank)
+        values = family.spread(value) if isinstance(value, int | float) else tuple(value or (None,) * rank)
         if len(values) != rank:
             remedy = f"The order is {', '.join(family.axes)}."
             fail("Composer", name, f"be a number or {rank} of them", len(values), remedy)

@@ -123,7 +123,7 @@ class Family:
         required = f"be a multiple of {step}" + (f"{place} {self.axes[axis]}" if place else "")
         return fail("Composer", name, required, pixels, f"The nearest legal {legal}.")
 
-    def spread(self, value: int) -> tuple[int | None, ...]:
+    def spread(self, value: float) -> tuple[float | None, ...]:
         """One number of pixels for every axis that it can speak of; None leaves an axis its default."""
         return tuple(value if axis != "num_frames" else None for axis in self.axes)
 
@@ -134,7 +134,9 @@ class Family:
 
     def cfg_scale(self, guidance_scale: float, extra: Mapping[str, Any]) -> float:
         """The scale of classifier-free guidance where the user asks for `guidance_scale`; 1 is none."""
-        return float(extra.get("true_cfg_scale", 1.0)) if self.embeds_guidance else guidance_scale
+        if not self.embeds_guidance:
+            return guidance_scale
+        return float(extra.get("true_cfg_scale", 1.0)) if extra["negated"] else 1.0
 
     def spans(
         self,
@@ -201,7 +203,8 @@ class Family:
         Args:
             text: the prompt; None is no negative prompt at all, which some families spell as zeros.
             negative: what to keep away from.
-            extra: the call's `extras`, its `clip_skip` and `wrap`, and the lengths of `axes` as it has them.
+            extra: the call's `extras`, its `clip_skip` and `wrap`, the lengths of `axes` as it has them, and
+                "negated", whether it or a region names anything to keep away from.
 
         Returns:
             One tensor [1, ...] for each name in `tables`, in the dtype and on the device of the pipeline.

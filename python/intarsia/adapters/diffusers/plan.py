@@ -154,7 +154,7 @@ def plan(
         size: the canvas in latents.
         parts: the regions.
         patch: the largest patch, per axis.
-        stride: the grid's steps, 1 to the patch.
+        stride: the grid's steps, 1 to the patch; on a closed axis shorter than a patch, the same part of it.
         wrap: per axis, whether the canvas closes onto itself.
         window: how much each latent of a patch counts.
         background: whether the call has a prompt for what no region covers.
@@ -177,7 +177,8 @@ def plan(
     shape, closed = tuple(size), tuple(wrap)
     whole = tuple(min(p, s) for p, s in zip(patch, shape, strict=True))
     axes = [
-        starts(s, p, min(step, p), wrap=w) for s, p, step, w in zip(shape, whole, stride, closed, strict=True)
+        starts(s, p, max(1, step * p // q) if w else min(step, p), wrap=w)
+        for s, p, q, step, w in zip(shape, whole, patch, stride, closed, strict=True)
     ]
     grid = Layout(shape, whole, torch.tensor(list(itertools.product(*axes))), closed)
     boxes: list[Box] = []

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decoding a video: whole in time, in overlapping pieces of its pictures, closed where the canvas is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from intarsia import layout
+from intarsia.adapters.diffusers._pieces import Trap, cover, run
+from intarsia.layout import Layout
+
+__all__ = ["decode_video", "memory_of"]
+
+
+def memory_of(vae: Any) -> int:
+    """How many latents before its own a frame of Wan's causal decoder depends on.
+
+    Each convolution in time looks two frames back; a level has two in each of its residual units, and one
+    more where it doubles the frames.
+
+    Args:
+        vae: an AutoencoderKLWan; its configuration is read.
+
+    Returns:
+        A number of latents.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> wan = SimpleNamespace(num_res_blocks=2, temperal_downsample=[False, True, True], dim_mult=[1] * 4)
+        >>> memory_of(SimpleNamespace(config=wan))
+        38
+    """
+    config = vae.config
+    doubles = [*config.temperal_downsample[::-1], False]
+    frames = 2
+    for doubled in reversed(doubles[: len(config.dim_mult)]):
+        if doubled:
+            frames = math.ceil(frames / 2) + 2
+        frames += 4 * (config.num_res_blocks + 1)
+    return frames + 8 + 2
+
+
+def decode_video(
+    vae: Any, latents: Tensor, *, unit: Sequence[int], patch: Sequence[int], wrap: Sequence[bool]
+) -> Tensor:
+    """Decode [B, C, F, h, w].
+
+    Args:
+        vae: an AutoencoderKLWan: causal, its first latent is one frame, every other one `unit[0]`.
+        latents: [B, C, F, h, w], raw.
+        unit: (frames, rows, columns) of a latent.
+        patch: (F, rows, columns), latents of the largest piece; time is not cut, because the decoder goes
+            through it latent by latent with bounded memory.
+        wrap: which axes are closed. A loop in time is begun as many latents early as the decoder remembers,
+            which are cut off; so frame 0 follows the last one as any frame follows another.
+
+    Returns:
+        [B, 3, frames, H, W], where frames are `unit[0] * (F - 1) + 1`, or `unit[0] * F` in a loop.
+
+    Note:
+        Rows and columns overlap by a quarter of a piece and are averaged under a triangle. The mean over a
+        picture that the decoder's attention takes is that of the piece.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> vae = SimpleNamespace(decode=lambda z, return_dict: (z,))
+        >>> still = torch.zeros(1, 3, 1, 4, 4)
+        >>> decode_video(vae, still, unit=(4, 1, 1), patch=(1, 4, 4), wrap=(False, False, False)).shape
+        torch.Size([1, 3, 1, 4, 4])
+    """
+    if wrap[0]:
+        early, length = memory_of(vae), latents.shape[2]
+        around = torch.arange(-early, length, device=latents.device) % length
+        frames = _decode_pictures(vae, latents.index_select(2, around), unit, patch, wrap[1:])
+        # Latent 0 shares its frames with the end of the loop: the last of them is frame 0.
+        return frames[:, :, -unit[0] * length :].roll(1 - unit[0], 2)
+    return _decode_pictures(vae, latents, unit, patch, wrap[1:])
+
+
+def _decode_pictures(
+    vae: Any, latents: Tensor, unit: Sequence[int], patch: Sequence[int], wrap: Sequence[bool]
+) -> Tensor:
+    size = tuple(latents.shape[3:])
+    if not any(wrap) and all(length <= most for length, most in zip(size, patch[1:], strict=True)):
+        whole: Tensor = vae.decode(latents, return_dict=False)[0]
+        return whole
+    pieces = cover(size, patch[1:], [most // 4 for most in patch[1:]], wrap)
+    frames = unit[0] * (latents.shape[2] - 1) + 1
+    source = _through(pieces, latents.shape[2], (1, 1))
+    target = _through(pieces, frames, unit[1:])
+    return run(
+        lambda crops: vae.decode(crops, return_dict=False)[0],
+        latents,
+        source=source,
+        target=target,
+        window=layout.triangle,
+        max_batch=1,
+        device=latents.device,
+        dtype=latents.dtype,
+        storage=latents.device,
+        trap=Trap("decode", target, latents.dtype, None, False),
+        tick=lambda: None,
+    )
+
+
+def _through(pieces: Layout, frames: int, unit: Sequence[int]) -> Layout:
+    """Pieces of a picture through all frames, on a canvas `unit` times as fine."""
+    scale = torch.tensor([0, *unit])
+    offsets = torch.nn.functional.pad(pieces.offsets, (1, 0)) * scale
+    size, patch = (
+        (frames, *(length * u for length, u in zip(axis, unit, strict=True)))
+        for axis in (pieces.size, pieces.patch)
+    )
+    return Layout(size, patch, offsets, (False, *pieces.wrap))

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stable Audio Open: sound of any length, told where in the piece each patch begins and how long it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from intarsia.adapters.diffusers._stretches import decode_stretches, reach
+from intarsia.adapters.diffusers.family import Family
+from intarsia.layout._check import fail
+from intarsia.layout.regions import Box
+
+__all__ = ["StableAudio"]
+
+
+class StableAudio(Family):
+    """`StableAudioPipeline`: latents [B, C, L], sound [B, channels, samples].
+
+    The user's unit is the second: `audio_end_in_s` is the length of the canvas, a region's box is (start,
+    stop) in seconds and takes every latent that it touches, `overlap` is rounded to whole latents. Any number
+    is legal. What is shorter than the network's native length is denoised at that length and cut, as the
+    pipeline does; what is longer is covered by patches.
+
+    The network is told where a patch begins and how long the whole piece is, as for the crops that it was
+    trained on: `seconds_start` is where the patch begins, `seconds_total` is `audio_end_in_s`. A loop has
+    neither beginning nor end: all of its patches are told that they lie in the middle of a piece three times
+    their length, and its length is rounded to whole latents and never cut.
+    """
+
+    axes: ClassVar[tuple[str, ...]] = ("audio_end_in_s",)
+    tables: ClassVar[tuple[str, ...]] = ("prompt_embeds", "attention_mask")
+    extras: ClassVar[Mapping[str, Any]] = {"audio_start_in_s": 0.0}
+
+    def __init__(self, pipe: Any) -> None:
+        """Read the sizes from the transformer's and the VAE's configuration."""
+        super().__init__(pipe)
+        self.network = pipe.transformer
+        self.unit = (pipe.vae.hop_length,)
+        self.cell = (1,)
+        self.native = (pipe.transformer.config.sample_size,)
+        self.channels = pipe.transformer.config.in_channels
+        self.seconds = pipe.vae.hop_length / pipe.vae.config.sampling_rate
+        self._rotary: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
+
+    def latent_size(
+        self, lengths: Mapping[str, float | None], *, wrap: Sequence[bool] = ()
+    ) -> tuple[int, ...]:
+        """The canvas in latents: at least the native length, but for a loop."""
+        end = lengths["audio_end_in_s"]
+        if end is None:
+            return self.native
+        if not (math.isfinite(end) and end > 0):
+            remedy = "It is the length of the sound in seconds."
+            fail("Composer", "audio_end_in_s", "be finite and above 0", end, remedy)
+        if any(wrap):
+            return (max(1, round(end / self.seconds)),)
+        return (max(self.native[0], self.latents_of(0, end, "size")),)
+
+    def latents_of(self, axis: int, pixels: float, what: str) -> int:
+        """Count the latents of so many seconds: starts down, ends up, overlaps to the nearest."""
+        count = round(pixels / self.seconds, 6)
+        if what in ("start", "origin"):
+            return math.floor(count)
+        return round(count) if what == "overlap" else math.ceil(count)
+
+    def describe(self, place: Sequence[int]) -> str:
+        """A place of the canvas in seconds."""
+        return f"{place[0] * self.seconds:.2f} s"
+
+    def span(self, axis: int, start: float, stop: float) -> tuple[int, int]:
+        """All latents that lie between two times, also in part."""
+        return self.latents_of(axis, start, "start"), self.latents_of(axis, stop, "stop")
+
+    def given(self, embeds: Mapping[str, Tensor | None], *, prefix: str) -> dict[str, Tensor] | None:
+        """What the user has encoded; without a mask, all of it counts."""
+        own = embeds.get(f"{prefix}prompt_embeds")
+        if own is None:
+            return None
+        mask = embeds.get(f"{prefix}attention_mask")
+        if mask is None:
+            mask = torch.ones(own.shape[:2], dtype=torch.int64, device=own.device)
+        return super().given({f"{prefix}prompt_embeds": own, f"{prefix}attention_mask": mask}, prefix=prefix)
+
+    def encode(self, text: str | None, *, negative: bool, extra: Mapping[str, Any]) -> dict[str, Tensor]:
+        """T5's `prompt_embeds` [1, L, D] and their `attention_mask` [1, L]; no negative prompt has none."""
+        tokenizer = self.pipe.tokenizer
+        tokens = tokenizer(
+            [text or ""],
+            padding="max_length",
+            max_length=tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).to(self.device)
+        mask = tokens.attention_mask
+        embeds = self.pipe.text_encoder(tokens.input_ids, attention_mask=mask)[0]
+        if negative:
+            embeds = embeds * mask[..., None].to(embeds)
+        return {"prompt_embeds": embeds, "attention_mask": mask * 0 if negative and text is None else mask}
+
+    def geometry(
+        self, boxes: Sequence[Box], size: tuple[int, ...], *, extra: Mapping[str, Any]
+    ) -> dict[str, Tensor]:
+        """`seconds` [R, 2]: where the patch begins in the piece, and how long that is."""
+        start = float(extra["audio_start_in_s"])
+        end = extra["audio_end_in_s"]
+        total = size[0] * self.seconds if end is None else float(end)
+        if any(extra["wrap"]):
+            own = [extent[0] * self.seconds for _, extent in boxes]
+            return {"seconds": torch.tensor([[length, 3 * length] for length in own])}
+        return {"seconds": torch.tensor([[start + at[0] * self.seconds, total] for at, _ in boxes])}
+
+    def predict(self, x: Tensor, t: Tensor, told: Mapping[str, Tensor]) -> Tensor:
+        """The network's output [rows, C, l] at `x` [rows, C, l]."""
+        project, mask = self.pipe.projection_model, told["attention_mask"]
+        text = project(text_hidden_states=told["prompt_embeds"]).text_hidden_states
+        times = project(start_seconds=told["seconds"][:, 0], end_seconds=told["seconds"][:, 1])
+        first, last = times.seconds_start_hidden_states, times.seconds_end_hidden_states
+        # No prompt at all is told no times either, but for the global ones.
+        shown = mask.any(1)[:, None, None].to(first)
+        output: Tensor = self.network(
+            x,
+            t,
+            encoder_hidden_states=torch.cat(
+                [text * mask[..., None].to(text), first * shown, last * shown], dim=1
+            ),
+            global_hidden_states=torch.cat([first, last], dim=2),
+            rotary_embedding=self._positions(x),
+            return_dict=False,
+        )[0]
+        return output
+
+    def _positions(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The rotary table of a patch [rows, C, l] and the one token before it."""
+        key = x.shape[2], x.device
+        if key not in self._rotary:
+            from diffusers.models.embeddings import get_1d_rotary_pos_embed
+
+            cos, sin = get_1d_rotary_pos_embed(
+                self.pipe.rotary_embed_dim, key[0] + 1, use_real=True, repeat_interleave_real=False
+            )
+            self._rotary[key] = cos.to(x.device), sin.to(x.device)
+        return self._rotary[key]
+
+    def decode(self, latents: Tensor, *, wrap: tuple[bool, ...], patch: tuple[int, ...]) -> Tensor:
+        """[B, channels, samples], in stretches of `patch` latents; exactly what the whole would give."""
+        vae = self.pipe.vae
+        return decode_stretches(
+            lambda z: vae.decode(z).sample,
+            latents.to(vae.dtype),
+            stretch=max(patch[0], self.native[0]),
+            context=reach(vae),
+            wrap=wrap[0],
+        )
+
+    def encode_image(self, image: Tensor, *, generator: Any = None) -> Tensor:
+        """Turn a sound [B, channels, samples] into clean latents [B, C, l]; its mean without a generator."""
+        vae = self.pipe.vae
+        posterior = vae.encode(image.to(device=self.device, dtype=vae.dtype)).latent_dist
+        latents: Tensor = posterior.mode() if generator is None else posterior.sample(generator)
+        return latents.float()
+
+    def output(
+        self,
+        decoded: Tensor | None,
+        latents: Tensor,
+        *,
+        output_type: str,
+        return_dict: bool,
+        extra: Mapping[str, Any],
+    ) -> Any:
+        """`AudioPipelineOutput`, or a tuple of the sounds: "pt" [B, channels, samples], or "np"."""
+        from diffusers.pipelines.pipeline_utils import AudioPipelineOutput
+
+        audio: Any = latents
+        if decoded is not None:
+            rate, end = self.pipe.vae.config.sampling_rate, extra["audio_end_in_s"]
+            cut = slice(None)
+            if not any(extra["wrap"]):
+                cut = slice(int(extra["audio_start_in_s"] * rate), None if end is None else int(end * rate))
+            audio = decoded[:, :, cut]
+            if output_type == "np":
+                audio = audio.cpu().float().numpy()
+        return AudioPipelineOutput(audios=audio) if return_dict else (audio,)
