@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def kl(levels: int = 3, seed: int = 0, **config: Any) -> AutoencoderKL:
@@ -49,3 +51,39 @@ def distilled(seed: int = 0) -> AutoencoderTiny:
 def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     """Standard normal numbers of a seed."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+class Live(TorchDispatchMode):
+    """Bytes of the tensors alive, and the most there were; those marked as stored count apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.work = self.stored = self.most_work = self.most_stored = 0
+        self._kind: dict[int, str] = {}
+
+    def _gone(self, key: int, size: int) -> None:
+        kind = self._kind.pop(key)
+        setattr(self, kind, getattr(self, kind) - size)
+
+    def see(self, tensor: Tensor, kind: str = "work") -> None:
+        storage = tensor.untyped_storage()
+        key, size = id(storage), storage.nbytes()
+        if key not in self._kind:
+            weakref.finalize(storage, self._gone, key, size)
+        elif self._kind[key] == kind:
+            return
+        else:
+            setattr(self, self._kind[key], getattr(self, self._kind[key]) - size)
+        self._kind[key] = kind
+        setattr(self, kind, getattr(self, kind) + size)
+        setattr(self, f"most_{kind}", max(getattr(self, f"most_{kind}"), getattr(self, kind)))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        known = {
+            id(t.untyped_storage()) for t in torch.utils._pytree.tree_leaves(args) if isinstance(t, Tensor)
+        }
+        for leaf in torch.utils._pytree.tree_leaves(result):
+            if isinstance(leaf, Tensor) and id(leaf.untyped_storage()) not in known:
+                self.see(leaf)
+        return result

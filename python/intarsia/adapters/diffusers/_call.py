@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -11,13 +11,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from intarsia.adapters.diffusers._pieces import Network, Trap, cover, run, scaled
 from intarsia.adapters.diffusers._resident import dtype_of, place_of, resident, undivided
+from intarsia.adapters.diffusers._watch import Tick, Watch
 from intarsia.layout import Window
 from intarsia.layout._check import check_wrap, fail
-from intarsia.samplers._progress import progress_bar
 
-Tick: TypeAlias = Callable[[int, int], object]
 Pair: TypeAlias = int | tuple[int, int]
 
 
@@ -53,7 +51,7 @@ class Call:
         if not isinstance(self.vae, nn.Module) or not hasattr(self.vae, "decode"):
             fail(name, "vae", "be a VAE of diffusers", type(self.vae).__name__, "Pass pipe.vae.")
         check_wrap(name, self.wrap, 2)
-        patch, overlap = _pair(name, "patch", self.patch, 1), _pair(name, "overlap", self.overlap, 0)
+        patch, overlap = self.patches, self.overlaps
         if overlap[0] >= patch[0] or overlap[1] >= patch[1]:
             fail(name, "overlap", f"be below the patch {patch}", overlap, "A quarter of the patch is usual.")
         if self.max_batch < 1:
@@ -86,45 +84,34 @@ class Call:
         return torch.float32 if forced and dtype == torch.float16 else dtype
 
     @contextmanager
-    def ready(self, total: int) -> Iterator[Callable[[], None]]:
+    def ready(self, total: int) -> Iterator[Watch]:
         """Hold the VAE as the call needs it; yields what to call after each of `total` parts."""
         device = None if _hooked(self.vae) else self.device
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(undivided(self.vae))
             stack.enter_context(resident(self.name, self.vae, device=device, dtype=self.dtype))
-            yield stack.enter_context(_watched(total, self.progress, self.callback))
+            yield stack.enter_context(Watch(total, self.progress, self.callback))
 
-    def in_pieces(self, network: Network, canvas: Tensor) -> Tensor:
-        """`network` over overlapping pieces of `canvas` [B, C, *S], merged: [B, C', *T] on `store`."""
-        patch, overlap = _pair("", "", self.patch, 1), _pair("", "", self.overlap, 0)
-        latent = cover(self.size, patch, overlap, self.wrap)
-        pixels = scaled(latent, unit_of(self.vae))
-        source, target = (latent, pixels) if self.name == "decode" else (pixels, latent)
+    @property
+    def upcasts(self) -> bool:
+        """Whether what is not finite is done again in float32."""
+        return self.dtype in (torch.float16, torch.bfloat16) and self.on_nonfinite == "upcast"
 
-        def again(crops: Tensor) -> Tensor:
-            with resident(self.name, self.vae, dtype=torch.float32):
-                return network(crops.to(device, torch.float32))
+    @property
+    def patches(self) -> tuple[int, int]:
+        """(height, width) of a piece in latent elements."""
+        return _pair(self.name, "patch", self.patch, 1)
 
-        device, dtype = self.device, self.dtype
-        half = dtype in (torch.float16, torch.bfloat16) and self.on_nonfinite == "upcast"
-        trap = Trap(self.name, pixels, dtype, again if half else None, self.on_nonfinite != "ignore")
-        with self.ready(canvas.shape[0] * latent.num_regions) as tick:
-            result = run(
-                network,
-                canvas,
-                source=source,
-                target=target,
-                window=self.window,
-                max_batch=self.max_batch,
-                device=device,
-                dtype=dtype,
-                storage=self.store,
-                trap=trap,
-                tick=tick,
-            )
-        trap.report()
-        return result
+    @property
+    def overlaps(self) -> tuple[int, int]:
+        """Least overlap of pieces in latent elements, per axis."""
+        return _pair(self.name, "overlap", self.overlap, 0)
+
+    @property
+    def unit(self) -> int:
+        """Pixels per latent element."""
+        return unit_of(self.vae)
 
 
 def unit_of(vae: Any) -> int:
@@ -181,21 +168,3 @@ def _pair(name: str, argument: str, value: Pair, least: int) -> tuple[int, int]:
 
 def _hooked(vae: nn.Module) -> bool:
     return any(hasattr(module, "_hf_hook") for module in vae.modules())
-
-
-@contextmanager
-def _watched(total: int, progress: bool | None, callback: Tick | None) -> Iterator[Callable[[], None]]:
-    """What to call after every part: it moves the bar and tells the caller."""
-    bar, done = progress_bar(progress, total=total, done=0), 0
-
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        bar.update()
-        if callback is not None:
-            callback(done, total)
-
-    try:
-        yield tick
-    finally:
-        bar.close()

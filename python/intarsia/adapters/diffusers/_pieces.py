@@ -3,34 +3,19 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from intarsia import ops
+from intarsia.adapters.diffusers._call import Call
+from intarsia.adapters.diffusers._nonfinite import Trap, warn
+from intarsia.adapters.diffusers._resident import resident
 from intarsia.layout import Layout, Window
 from intarsia.layout._check import fail
-from intarsia.types import NonFiniteError
 
 Network = Callable[[Tensor], Tensor]
-
-
-class NonFinitePieceError(NonFiniteError):
-    """A VAE returned NaN or infinity, or was given some. The attributes say where.
-
-    Attributes:
-        sample: index of the canvas in the batch.
-        piece: index of the piece, rows first; of the stripe, from the top, with `exact=True`.
-        box: (left, top, right, bottom) in pixels of the image; on a closed axis it may pass the edge.
-    """
-
-    def __init__(self, message: str, *, sample: int, piece: int, box: tuple[int, int, int, int]) -> None:
-        """Keep the place beside the message."""
-        super().__init__(message, step=-1)
-        self.sample, self.piece, self.box = sample, piece, box
 
 
 def _starts(length: int, patch: int, overlap: int, wrap: bool) -> list[int]:
@@ -65,137 +50,62 @@ def scaled(layout: Layout, unit: int) -> Layout:
     return Layout(size, patch, layout.offsets * unit, layout.wrap)
 
 
-@dataclass
-class Trap:
-    """What happens to pieces that are not finite, and which have been met.
-
-    Attributes:
-        name: the function that messages speak for.
-        pixels: where the pieces lie on the image.
-        dtype: what the network computes in.
-        again: the network in float32; None where it runs in that already, or nobody asked for it.
-        armed: whether to look at all.
-    """
-
-    name: str
-    pixels: Layout
-    dtype: torch.dtype
-    again: Network | None
-    armed: bool
-    met: list[str] = field(default_factory=list)
-
-    def __call__(self, rows: Sequence[tuple[int, int]], crops: Tensor, answer: Tensor) -> Tensor:
-        """Make `answer` [N, C, *s] to `crops` [N, c, *s] finite; `rows` are their (sample, piece)."""
-        if not self.armed:
-            return answer
-        bad = (~torch.isfinite(answer)).flatten(1).any(1).nonzero().flatten().tolist()
-        if not bad:
-            return answer
-        answer = answer.to(torch.promote_types(answer.dtype, torch.float32), copy=True)
-        for row in bad:
-            sample, piece = rows[int(row)]
-            clean = bool(torch.isfinite(crops[row]).all())
-            redone = self.again(crops[row : row + 1]) if clean and self.again is not None else None
-            if redone is None or not bool(torch.isfinite(redone).all()):
-                self._refuse(sample, piece, clean)
-            else:
-                answer[row] = redone[0].to(answer)
-                self.met.append(self._place(sample, piece)[0])
-        return answer
-
-    def _place(self, sample: int, piece: int) -> tuple[str, tuple[int, int, int, int]]:
-        top, left = self.pixels.offsets[piece].tolist()
-        box = (left, top, left + self.pixels.patch[1], top + self.pixels.patch[0])
-        return f"piece {piece} of {self.pixels.num_regions} (pixels {box}) of sample {sample}", box
-
-    def _refuse(self, sample: int, piece: int, clean: bool) -> None:
-        place, box = self._place(sample, piece)
-        tried = "float32" if self.again is not None else str(self.dtype).removeprefix("torch.")
-        made = f"from finite input, in {tried}" if clean else "from input that already had some"
-        remedy = "Look at the VAE's weights and the scale of its input."
-        if not clean:
-            remedy = "Look at what made the input."
-        elif tried in ("float16", "bfloat16"):
-            remedy = "Let it be done again in float32: on_nonfinite='upcast'."
-        raise NonFinitePieceError(
-            f"{self.name}: vae must return finite values, got NaN or infinity in {place}, {made}. {remedy}",
-            sample=sample,
-            piece=piece,
-            box=box,
-        )
-
-    def report(self) -> None:
-        """Warn, once, of the pieces that had to be done again."""
-        if self.met:
-            more = f" and {len(self.met) - 1} more" if len(self.met) > 1 else ""
-            warnings.warn(
-                f"{self.name}: {self.met[0]}{more} came out with NaN or infinity and was done again in "
-                "float32. A VAE that is made for half precision, or bfloat16, saves the second pass.",
-                RuntimeWarning,
-                stacklevel=4,
-            )
-
-
-def run(
-    network: Network,
-    canvas: Tensor,
-    *,
-    source: Layout,
-    target: Layout,
-    window: Window,
-    max_batch: int,
-    device: torch.device,
-    dtype: torch.dtype,
-    storage: torch.device,
-    trap: Trap,
-    tick: Callable[[], object],
-) -> Tensor:
-    """Call `network` on every piece of `canvas` [B, C, *S] and merge its answers.
+def in_pieces(call: Call, network: Network, canvas: Tensor) -> Tensor:
+    """`network` over overlapping pieces of `canvas` [B, C, *S], and its answers merged.
 
     Args:
-        network: crops [N, C, *s] on `device` in `dtype` to answers [N, C', *t].
+        call: what was asked for.
+        network: crops [N, C, *s], where and as the VAE computes, to answers [N, C', *t].
         canvas: [B, C, *S], floating.
-        source: where the pieces lie on the canvas.
-        target: where their answers lie on the result.
-        window: how much each element of an answer counts.
-        max_batch: pieces per call.
-        device: where the network computes.
-        dtype: what it computes in.
-        storage: where answers wait and are merged.
-        trap: looks at every answer.
-        tick: called after every piece.
 
     Returns:
-        [B, C', *T] on `storage`, float32 (float64 from a network in float64).
+        [B, C', *T] on the call's store, float32 (float64 from a network in float64).
+
+    Raises:
+        NonFinitePieceError: a piece holds NaN or infinity, in float32 either.
 
     Note:
         One sample's answers are held at a time, in float32.
     """
+    latent = cover(call.size, call.patches, call.overlaps, call.wrap)
+    pixels = scaled(latent, call.unit)
+    source, target = (latent, pixels) if call.name == "decode" else (pixels, latent)
+    device, dtype, store = call.device, call.dtype, call.store
+
+    def again(crops: Tensor) -> Tensor:
+        with resident(call.name, call.vae, dtype=torch.float32):
+            return network(crops.to(device, torch.float32))
+
+    trap = Trap(call.name, pixels, dtype, again if call.upcasts else None, call.on_nonfinite != "ignore")
     batch, pieces = canvas.shape[0], source.num_regions
     high = torch.promote_types(dtype, torch.float32)
     places = [(sample, piece) for sample in range(batch) for piece in range(pieces)]
-    held = result = None
-    for start in range(0, len(places), max_batch):
-        rows = places[start : start + max_batch]
-        crops = _crop(canvas, source, rows)
-        answer = trap(rows, crops, network(crops.to(device, dtype)))
-        _check_answer(trap.name, answer, target)
-        if result is None or held is None:
-            channels = answer.shape[1]
-            held = torch.empty(1, pieces, channels, *target.patch, dtype=high, device=storage)
-            result = torch.empty(batch, channels, *target.size, dtype=high, device=storage)
-        for (sample, piece), one in zip(rows, answer, strict=True):
-            held[0, piece] = one
-            if piece == pieces - 1:
-                out = result[sample : sample + 1]
-                if pieces == 1 and target.patch == target.size:
-                    out.copy_(held[:, 0])
-                else:
-                    target.merge(held, weight=window, out=out)
-            tick()
-    if result is None:
-        raise AssertionError
+    held = result = torch.empty(0)
+    with call.ready(len(places)) as tick:
+        for start in range(0, len(places), call.max_batch):
+            rows = places[start : start + call.max_batch]
+            crops = _crop(canvas, source, rows)
+            answer = trap(rows, crops, network(crops.to(device, dtype)))
+            _check_answer(call.name, answer, target)
+            if not start:
+                channels = answer.shape[1]
+                held = torch.empty(1, pieces, channels, *target.patch, dtype=high, device=store)
+                result = torch.empty(batch, channels, *target.size, dtype=high, device=store)
+            for (sample, piece), one in zip(rows, answer, strict=True):
+                held[0, piece] = one
+                if piece == pieces - 1:
+                    _merge(held, target, call.window, result[sample : sample + 1])
+                tick()
+    warn(call.name, trap.redone)
     return result
+
+
+def _merge(held: Tensor, target: Layout, window: Window, out: Tensor) -> None:
+    """Average one sample's pieces [1, R, C, *t] into `out` [1, C, *T]."""
+    if held.shape[1] == 1 and target.patch == target.size:
+        out.copy_(held[:, 0])
+    else:
+        target.merge(held, weight=window, out=out)
 
 
 def _crop(canvas: Tensor, source: Layout, rows: Sequence[tuple[int, int]]) -> Tensor:
