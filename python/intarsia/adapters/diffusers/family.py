@@ -173,15 +173,16 @@ class Family:
         Args:
             mask: float64 within 0 and 1, of the canvas's or of the region's size in pixels.
             spans: where the region lies, (start, stop) in latents per axis.
-            size: the canvas in latents.
+            size: the canvas in latents; both may leave out first axes that a mask does not have.
 
         Raises:
             ValueError: a mask of another size.
         """
-        whole = [length * unit for length, unit in zip(size, self.unit, strict=True)]
-        boxed = [(stop - start) * unit for (start, stop), unit in zip(spans, self.unit, strict=True)]
+        units = self.unit[-len(size) :]
+        whole = [length * unit for length, unit in zip(size, units, strict=True)]
+        boxed = [(stop - start) * unit for (start, stop), unit in zip(spans, units, strict=True)]
         if list(mask.shape) == whole:
-            return average(mask, self.unit)
+            return average(mask, units)
         if list(mask.shape) != boxed:
             remedy = "Nothing is resized: draw the mask in the pixels of the canvas."
             fail("Region", "mask", f"have the canvas's size {whole}", list(mask.shape), remedy)
@@ -189,7 +190,7 @@ class Family:
         index = torch.meshgrid(
             *(torch.arange(a, b) % s for (a, b), s in zip(spans, size, strict=True)), indexing="ij"
         )
-        placed[index] = average(mask, self.unit)
+        placed[index] = average(mask, units)
         return placed
 
     def span(self, axis: int, start: float, stop: float) -> tuple[int, int]:

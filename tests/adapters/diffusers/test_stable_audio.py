@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stable Audio: seconds, loops, and a decoder that takes a long sound in stretches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import diffusers
+import pytest
+import tiny
+import torch
+from intarsia.adapters.diffusers import Composer, Region
+from intarsia.adapters.diffusers._stretches import decode_stretches, reach
+from torch import Tensor
+
+LATENT = 16 / 400  # seconds of one latent
+
+
+def run(pipe: Any, prompt: str | None = "rain on a roof", **told: Any) -> Tensor:
+    told = {"num_inference_steps": 2, **told}
+    if "latents" not in told:
+        told["generator"] = torch.Generator().manual_seed(3)
+    sound: Tensor = Composer.from_pipe(pipe)(prompt, **told).audios
+    return sound
+
+
+def times(pipe: Any) -> list[tuple[float, float]]:
+    """What the network will be told of time: (seconds_start, seconds_total) of every row."""
+    told: list[tuple[float, float]] = []
+
+    def note(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        if "start_seconds" in kwargs:
+            pairs = zip(kwargs["start_seconds"].tolist(), kwargs["end_seconds"].tolist(), strict=True)
+            told.extend((round(first, 4), round(last, 4)) for first, last in pairs)
+
+    pipe.projection_model.register_forward_pre_hook(note, with_kwargs=True)
+    return told
+
+
+@pytest.mark.parametrize("seconds", [0.3, 1.0, 1.28, 3.0, 3.33])
+def test_a_sound_has_the_length_asked_for(seconds: float) -> None:
+    sound = run(tiny.stable_audio(), audio_end_in_s=seconds)
+    assert sound.shape == (1, 2, int(seconds * 400)) and sound.isfinite().all()
+
+
+def test_the_start_is_cut_off_as_in_diffusers() -> None:
+    pipe = tiny.stable_audio()
+    call = {"audio_end_in_s": 1.0, "num_inference_steps": 2, "guidance_scale": 1.0}
+    expected = pipe("rain", audio_start_in_s=0.25, generator=torch.Generator().manual_seed(3), **call).audios
+    actual = run(pipe, "rain", extra={"audio_start_in_s": 0.25}, max_batch=1, **call)
+    assert actual.shape[2] == 300 and torch.equal(actual, expected)
+
+
+def test_patches_know_where_in_the_piece_they_begin() -> None:
+    pipe = tiny.stable_audio()
+    told = times(pipe)
+    run(pipe, audio_end_in_s=2.56, overlap=0.64, num_inference_steps=1, guidance_scale=1.0)
+    assert told == [(0.0, 2.56), (0.64, 2.56), (1.28, 2.56)]
+
+
+def test_patches_of_a_loop_lie_in_the_middle_and_all_alike() -> None:
+    pipe = tiny.stable_audio()
+    told = times(pipe)
+    run(pipe, audio_end_in_s=2.56, wrap=True, num_inference_steps=1, guidance_scale=1.0)
+    assert told == [(1.28, 3.84)] * 4
+
+
+@pytest.mark.parametrize("seconds", [2.56, 0.64])
+def test_a_loop_has_no_seam(seconds: float) -> None:
+    pipe = tiny.stable_audio()
+    latents = round(seconds / LATENT)
+    noise = torch.randn(1, 4, latents, generator=torch.Generator().manual_seed(5))
+    told = {"audio_end_in_s": seconds, "wrap": True}
+    turn = min(16, latents // 2)
+    still, turned = run(pipe, latents=noise, **told), run(pipe, latents=noise.roll(turn, 2), **told)
+    assert still.shape == (1, 2, latents * 16)
+    torch.testing.assert_close(turned, still.roll(turn * 16, 2), rtol=1e-4, atol=1e-5)
+    opened = run(pipe, latents=noise, audio_end_in_s=seconds) if seconds > 1.28 else None
+    assert opened is None or not torch.allclose(opened, still, atol=1e-3)
+
+
+def test_a_loop_is_rounded_to_whole_latents_and_never_cut() -> None:
+    pipe = tiny.stable_audio()
+    assert run(pipe, audio_end_in_s=2.57, wrap=True).shape[2] == 1024
+    assert run(pipe, audio_end_in_s=2.59, wrap=True).shape[2] == 1040
+
+
+def test_regions_take_every_latent_they_touch() -> None:
+    family = Composer.from_pipe(tiny.stable_audio()).family
+    assert family.spans((0.0, 1.0), (64,)) == ((0, 25),)
+    assert family.spans((1.0, 2.02), (64,)) == ((25, 51),)
+    assert family.spans((0.39, 0.41), (64,)) == ((9, 11),)
+    assert family.describe((25,)) == "1.00 s"
+    sound = run(tiny.stable_audio(), regions=[Region((0.5, 1.5), prompt="thunder")], audio_end_in_s=2.56)
+    silent = run(tiny.stable_audio(), audio_end_in_s=2.56)
+    assert not torch.allclose(sound, silent, atol=1e-4)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_embeddings_from_outside(masked: bool) -> None:
+    pipe = tiny.stable_audio()
+    embeds = torch.randn(1, 12, 16, generator=torch.Generator().manual_seed(1))
+    other = torch.randn(1, 12, 16, generator=torch.Generator().manual_seed(2))
+    told: dict[str, Any] = {"prompt_embeds": embeds, "negative_prompt_embeds": other}
+    call = {"num_inference_steps": 2, "guidance_scale": 3.0}
+    expected = pipe(None, generator=torch.Generator().manual_seed(3), **told, **call).audios
+    torch.testing.assert_close(run(pipe, None, **told, **call), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("ratios", [[2, 2, 4], [2, 4, 4], [4, 2]])
+def test_the_decoder_reaches_no_further_than_computed(ratios: list[int]) -> None:
+    with tiny.seeded(1):
+        vae = diffusers.AutoencoderOobleck(
+            encoder_hidden_size=4,
+            downsampling_ratios=ratios,
+            channel_multiples=[1] * len(ratios),
+            decoder_channels=4,
+            decoder_input_channels=2,
+        ).double()
+    z = torch.randn(1, 2, 120, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole = vae.decode(z).sample
+        z[:, :, 60] += 10
+        moved = (vae.decode(z).sample - whole).abs().amax((0, 1)).reshape(120, -1).amax(1).nonzero()
+    assert 60 - reach(vae) <= int(moved.min()) and int(moved.max()) <= 60 + reach(vae)
+    assert int(moved.max()) >= 60 + reach(vae) - 2
+
+
+@pytest.mark.parametrize("stretch", [7, 32, 100])
+def test_stretches_are_the_whole_and_never_longer_than_said(stretch: int) -> None:
+    vae = tiny.stable_audio().vae.double()
+    z = torch.randn(2, 4, 100, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    seen: list[int] = []
+
+    def decode(part: Tensor) -> Tensor:
+        seen.append(part.shape[2])
+        sound: Tensor = vae.decode(part).sample
+        return sound
+
+    with torch.no_grad():
+        whole = vae.decode(z).sample
+        parts = decode_stretches(decode, z, stretch=stretch, context=reach(vae), wrap=False)
+        assert max(seen) <= stretch + 2 * reach(vae)
+        torch.testing.assert_close(parts, whole)
+        ring = decode_stretches(decode, z, stretch=stretch, context=reach(vae), wrap=True)
+        laps = vae.decode(z.repeat(1, 1, 3)).sample[:, :, 1600:3200]
+        torch.testing.assert_close(ring, laps)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"audio_end_in_s": -1.0}, "audio_end_in_s must be finite and above 0, got -1.0"),
+        ({"audio_end_in_s": float("nan")}, "audio_end_in_s must be finite"),
+        ({"height": 64}, "height must be None for StableAudioPipeline"),
+        ({"regions": [Region((0, 0, 1, 1), prompt="a")]}, "box must have 2 numbers, got 4"),
+        (
+            {"audio_end_in_s": 2.56, "regions": [Region((2.0, 3.0), prompt="a")]},
+            "must lie on the canvas, got 2.00 s to 3.00 s. The canvas ends at 2.56 s",
+        ),
+    ],
+)
+def test_refusals(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(tiny.stable_audio(), **change)
