@@ -21,6 +21,7 @@ class Case:
     build: Callable[[], Any]
     small: dict[str, Any]
     wide: dict[str, Any]
+    boxes: tuple[tuple[float, ...], ...]  # the two halves of the wide one
     output: str = "images"
     steps: int = 3
     # What guidance is called, where a family has another word for the scale above 1 that makes two rows.
@@ -28,7 +29,11 @@ class Case:
     plain: dict[str, Any] = field(default_factory=lambda: {"guidance_scale": 1.0})
 
 
-IMAGE: dict[str, Any] = {"small": {"height": 64, "width": 64}, "wide": {"height": 64, "width": 128}}
+IMAGE: dict[str, Any] = {
+    "small": {"height": 64, "width": 64},
+    "wide": {"height": 64, "width": 128},
+    "boxes": ((0, 0, 64, 64), (64, 0, 128, 64)),
+}
 CASES = {
     "stable_diffusion": Case(tiny.stable_diffusion, **IMAGE),
     "stable_diffusion_xl": Case(tiny.stable_diffusion_xl, **IMAGE),
@@ -55,6 +60,14 @@ def both(case: Case, pipe: Any, prompt: Any = "a cat", **kwargs: Any) -> tuple[n
     theirs = pipe(prompt, generator=generator(seed), **call)
     composed = Composer.from_pipe(pipe)(prompt, generator=generator(seed), **call, **ours)
     return array(theirs, case), array(composed, case)
+
+
+def compose(pipe: Any, case: Case, prompt: Any = "a cat", **kwargs: Any) -> Any:
+    """A call of a fresh composer on the wide canvas, as arrays, unless told otherwise."""
+    call = {"num_inference_steps": case.steps, "output_type": "np", **case.wide, **case.guided, **kwargs}
+    if "seed" not in call and "latents" not in call:
+        call.setdefault("generator", generator())
+    return Composer.from_pipe(pipe)(prompt, **call)
 
 
 every = pytest.mark.parametrize("name", list(CASES))
