@@ -211,7 +211,10 @@ class Unbalanced:
             {"denoiser": Unbalanced()},
             r"Factor: denoiser must have terms whose coefficients sum to one, got 2.5",
         ),
-        ({"layout": (10, 4, 2)}, r"Factor: layout must be a Layout or a BoxSet, got tuple"),
+        (
+            {"layout": (10, 4, 2)},
+            r"Factor: layout must be a Layout, a BoxSet or Regions of your own, got tuple",
+        ),
         ({"weight": torch.ones(5)}, r"Layout: weight must be 1-D factors of sizes \(4,\)"),
     ],
 )

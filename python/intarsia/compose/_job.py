@@ -57,7 +57,7 @@ def jobs_of(factor: Factor, number: int) -> list[Job]:
         leaves.setdefault(id(term[0]), []).append(term)
     return [
         Job(factor, number, group, part, index, tuple(terms))
-        for group, (part, index) in enumerate(factor.layout.groups)
+        for group, (part, index) in enumerate(factor.regions.groups)
         for terms in leaves.values()
     ]
 
@@ -96,7 +96,7 @@ class Job:
         """Weight, coefficient and guidance in `dtype` on `device`, kept after the first call."""
         held = self._weights.get((dtype, device))
         if held is None:
-            weight = self.factor.layout.weights(self.factor.weight, dtype=dtype, device=device)[self.group]
+            weight = self.factor.regions.weights(self.factor.weight, dtype=dtype, device=device)[self.group]
             if self.guidance is None and weight[0].ndim > 1 and weight[0].shape[0] > 1:
                 weight = (weight[0].repeat(len(self.terms), *(1,) * (weight[0].ndim - 1)),)
             scale, guidance = (

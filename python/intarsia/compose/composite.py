@@ -227,7 +227,7 @@ class Composite:
                 fail(self.name, f"coefficient of factor {job.number}", "not be negative", least, _SIGNED)
 
     def __repr__(self) -> str:
-        counts = sum((f.layout.total() for f in self.factors), torch.zeros((), dtype=torch.float64))
+        counts = sum((f.regions.total() for f in self.factors), torch.zeros((), dtype=torch.float64))
         regions = sum(factor.layout.num_regions for factor in self.factors)
         head = f"{self.name}: canvas {self.size}, {regions} regions, each element in "
         head += f"{int(counts.min())} to {int(counts.max())} of them, {self.rows} rows per sample"

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from intarsia.guidance import Term, flatten
-from intarsia.layout import BoxSet, Layout, Weight, uniform
+from intarsia.layout import BoxSet, Layout, Regions, Weight, uniform
 from intarsia.layout._check import fail
+from intarsia.layout.gathered import Adapted
 from intarsia.types import Cond, Denoiser, PerCanvas, check_cond, sizes_of
 
 __all__ = ["Factor"]
@@ -63,7 +64,7 @@ class Factor:
         denoiser: any `D(x [B, C, *s], sigma [B], cond) -> x0`. A linear one (classifier-free guidance) is
             taken apart: all its terms go through the network in one batch and the merge combines them, so its
             scale may be one number per region, `[R]`.
-        layout: where the regions lie.
+        layout: where the regions lie; of your own making if it has the members of `layout.Regions`.
         weight: a window of `intarsia.layout`, or any tensor or soft map its `merge` takes.
         coefficient: signed multiplier, a number or `[R]`.
         cond: tree of tensors with leading axis R (or 1, shared), or `[B, R, ...]` in `PerCanvas`. Joined with
@@ -87,7 +88,7 @@ class Factor:
     """
 
     denoiser: Denoiser
-    layout: Layout | BoxSet
+    layout: Layout | BoxSet | Regions
     weight: Weight = uniform
     coefficient: float | Sequence[float] | Tensor = field(default=1.0, kw_only=True)
     cond: Cond = field(default=None, kw_only=True)
@@ -100,11 +101,11 @@ class Factor:
             got, remedy = type(self.denoiser).__name__, "Wrap a network with intarsia.denoisers."
             fail("Factor", "denoiser", "be callable as D(x, sigma, cond)", got, remedy)
         if not hasattr(self.layout, "groups"):
-            got, remedy = (
-                type(self.layout).__name__,
-                "Make one with intarsia.layout.chain, loop, grid or boxes.",
-            )
-            fail("Factor", "layout", "be a Layout or a BoxSet", got, remedy)
+            if not isinstance(cast(object, self.layout), Regions):
+                got = type(self.layout).__name__
+                remedy = "Make one with intarsia.layout.chain, loop, grid or boxes."
+                fail("Factor", "layout", "be a Layout, a BoxSet or Regions of your own", got, remedy)
+            object.__setattr__(self, "layout", Adapted(self.layout))
         if self.max_batch is not None and self.max_batch < 1:
             fail("Factor", "max_batch", "be at least 1", self.max_batch, "Use None for no limit.")
         if self.pad and self.max_batch is None:
@@ -114,6 +115,11 @@ class Factor:
         object.__setattr__(self, "coefficient", _coefficients(self.coefficient, regions))
         object.__setattr__(self, "terms", flatten(self.denoiser))
         self._check_terms()
+
+    @property
+    def regions(self) -> Layout | BoxSet:
+        """The layout with all that merging asks for."""
+        return cast("Layout | BoxSet", self.layout)
 
     @property
     def coefficients(self) -> Tensor:
@@ -149,13 +155,13 @@ class Factor:
         if known is None:
             return
         legal = [tuple(size) for size in known]
-        for part, _ in self.layout.groups:
+        for part, _ in self.regions.groups:
             if part.patch not in legal:
                 required = f"use patches of a size the denoiser was trained on ({', '.join(map(str, legal))})"
                 fail("Factor", "layout", required, part.patch, "Build the layout with one of these sizes.")
 
     def __repr__(self) -> str:
-        sizes = " and ".join(str(part.patch) for part, _ in self.layout.groups)
+        sizes = " and ".join(str(part.patch) for part, _ in self.regions.groups)
         text = f"Factor({name_of(self.denoiser)}, {self.layout.num_regions} regions of {sizes}"
         text += f", weight={name_of(self.weight)}"
         if len(self.terms) > 1:

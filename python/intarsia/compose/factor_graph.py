@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import cast
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from intarsia.compose.composite import Composite, OnNonFinite, weighted_sum
 from intarsia.compose.factor import Factor
-from intarsia.layout import BoxSet, Layout, counting_numbers, legal_sizes, separators, uniform
+from intarsia.layout import BoxSet, CubeMap, Layout, Part, counting_numbers, legal_sizes, separators, uniform
 from intarsia.layout._check import fail
 from intarsia.layout.regions import Box
 from intarsia.types import Cond, Denoiser, check_cond, sizes_of
@@ -56,9 +56,9 @@ def factor_graph(
     """
     nodes = tuple(variables)
     _check_nodes(factors, nodes)
-    first = factors[0].layout
-    cliques = [box for factor in factors for box in factor.layout.boxes()]
-    shared = [box for variable in nodes for box in variable.layout.boxes()]
+    first = factors[0].regions
+    cliques = [box for factor in factors for box in factor.regions.boxes()]
+    shared = [box for variable in nodes for box in variable.regions.boxes()]
     repeated = _repeated(shared, first)
     if repeated is not None:
         remedy = "Name each place once; its denoiser is that of its marginal."
@@ -75,9 +75,9 @@ def factor_graph(
 
 def bethe(
     denoiser: Denoiser,
-    layout: Layout | BoxSet,
+    layout: Layout | BoxSet | CubeMap,
     *,
-    cond: Cond = None,
+    cond: Cond | Callable[[Part], Cond] = None,
     separator_denoiser: Denoiser | None = None,
     separator_cond: Cond = None,
     max_batch: int | None = None,
@@ -91,8 +91,9 @@ def bethe(
 
     Args:
         denoiser: of the patches.
-        layout: of the canvas.
-        cond: of the patches, leading axis R or 1.
+        layout: of the canvas; a `layout.cubemap` for the sphere.
+        cond: of the patches, leading axis R or 1. For a cube map: shared by all regions, or a function of a
+            `layout.Part` of it, which knows directions and turns; it is asked for seams and faces, too.
         separator_denoiser: of the separators' marginals; None takes `denoiser` at their size.
         separator_cond: of the separators, leading axis their number or 1, as a rule the null condition. None
             takes `cond` where that is shared by all regions.
@@ -120,6 +121,11 @@ def bethe(
         >>> bethe(halve, layout.loop(12, 4, 2))(torch.ones(1, 1, 12), torch.ones(1)).unique()
         tensor([0.5000])
     """
+    if isinstance(layout, CubeMap):
+        if separator_denoiser is not None or separator_cond is not None:
+            remedy = "One denoiser serves rings, seams and faces; tell them apart with a function as cond."
+            fail("bethe", "separator_denoiser", "be None for a cube map", "one", remedy)
+        return _on_cube(denoiser, layout, cond, max_batch, on_nonfinite)
     patches = Factor(denoiser, layout, cond=cond, max_batch=max_batch)
     between = separators(layout)
     if between is None:
@@ -139,6 +145,26 @@ def bethe(
     _check_sizes(denoiser, separator_denoiser, layout, between)
     joints = Factor(separator_denoiser or denoiser, between, cond=separator_cond, max_batch=max_batch)
     return factor_graph(patches, variables=[joints], on_nonfinite=on_nonfinite)
+
+
+def _on_cube(
+    denoiser: Denoiser,
+    cube: CubeMap,
+    cond: Cond | Callable[[Part], Cond],
+    max_batch: int | None,
+    on_nonfinite: OnNonFinite | None,
+) -> Composite:
+    factors = [
+        Factor(
+            denoiser,
+            part.layout,
+            coefficient=part.coefficient,
+            cond=cond(part) if callable(cond) else cond,
+            max_batch=max_batch,
+        )
+        for part in cube.parts
+    ]
+    return weighted_sum(*factors, on_nonfinite=on_nonfinite)
 
 
 def _check_sizes(
@@ -169,6 +195,9 @@ def _check_nodes(factors: tuple[Factor, ...], variables: tuple[Factor, ...]) -> 
             if not isinstance(cast(object, node), Factor):
                 remedy = "Write Factor(denoiser, layout)."
                 fail("factor_graph", name, "be Factors", f"{type(node).__name__} at {number}", remedy)
+            if not isinstance(node.layout, (Layout, BoxSet)):
+                remedy = "Counting numbers of other regions are yours to give: use weighted_sum."
+                fail("factor_graph", name, "lie on boxes", f"{node.layout!r} at {number}", remedy)
             if node.weight is not uniform:
                 remedy = "Counting numbers take the place of windows."
                 fail("factor_graph", name, "have uniform weights", f"another at {number}", remedy)
@@ -177,7 +206,7 @@ def _check_nodes(factors: tuple[Factor, ...], variables: tuple[Factor, ...]) -> 
                 fail("factor_graph", name, "have coefficients of 1", f"others at {number}", remedy)
     if not factors:
         fail("factor_graph", "factors", "be one or more Factor", "none", "Give the cliques of the graph.")
-    places = {(node.layout.size, node.layout.wrap) for node in (*factors, *variables)}
+    places = {(node.regions.size, node.regions.wrap) for node in (*factors, *variables)}
     if len(places) > 1:
         got = " and ".join(f"{size} with wrap {wrap}" for size, wrap in sorted(places))
         fail("factor_graph", "factors", "share one canvas", got, "Build every layout for the same one.")
@@ -188,21 +217,21 @@ def _check_counts(
 ) -> None:
     total = torch.zeros((), dtype=torch.float64)
     for factor in factors:
-        total = total + factor.layout.total()
+        total = total + factor.regions.total()
     start = 0
     for variable in variables:
         own = counts[start : start + variable.layout.num_regions].double()
         start += variable.layout.num_regions
-        total = total + variable.layout.total(coefficient=own)
+        total = total + variable.regions.total(coefficient=own)
     wrong = (total - 1).abs() > 1e-9
     if not bool(wrong.any()):
         return
     place = tuple(int(i) for i in wrong.nonzero()[0])
-    layout = factors[0].layout
+    layout = factors[0].regions
     holding = [
         f"factor {_shown(box)}"
         for factor in factors
-        for box in factor.layout.boxes()
+        for box in factor.regions.boxes()
         if _covers(box, place, layout)
     ]
     holding += [

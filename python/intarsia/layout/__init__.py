@@ -3,6 +3,8 @@
 
 from intarsia.layout._check import check_cover
 from intarsia.layout.box_set import BoxSet, boxes
+from intarsia.layout.cubemap import CubeMap, Part, cubemap
+from intarsia.layout.gathered import Gathered, Regions
 from intarsia.layout.grids import chain, checkerboard, grid, loop
 from intarsia.layout.regions import Box, Layout, Weight
 from intarsia.layout.separators import counting_numbers, legal_sizes, separators
@@ -11,7 +13,11 @@ from intarsia.layout.windows import Window, cosine, gaussian, quartic, triangle,
 __all__ = [
     "Box",
     "BoxSet",
+    "CubeMap",
+    "Gathered",
     "Layout",
+    "Part",
+    "Regions",
     "Weight",
     "Window",
     "boxes",
@@ -20,6 +26,7 @@ __all__ = [
     "checkerboard",
     "cosine",
     "counting_numbers",
+    "cubemap",
     "gaussian",
     "grid",
     "legal_sizes",
