@@ -77,26 +77,74 @@ def in_pieces(call: Call, network: Network, canvas: Tensor) -> Tensor:
             return network(crops.to(device, torch.float32))
 
     trap = Trap(call.name, pixels, dtype, again if call.upcasts else None, call.on_nonfinite != "ignore")
+    with call.ready(len(canvas) * latent.num_regions) as tick:
+        result = run(
+            network,
+            canvas,
+            source=source,
+            target=target,
+            window=call.window,
+            max_batch=call.max_batch,
+            device=device,
+            dtype=dtype,
+            storage=store,
+            trap=trap,
+            tick=tick,
+        )
+    warn(call.name, trap.redone)
+    return result
+
+
+def run(
+    network: Network,
+    canvas: Tensor,
+    *,
+    source: Layout,
+    target: Layout,
+    window: Window,
+    max_batch: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    storage: torch.device,
+    trap: Trap,
+    tick: Callable[[], object],
+) -> Tensor:
+    """Call `network` on every piece of `canvas` [B, C, *S] and merge its answers.
+
+    Args:
+        network: crops [N, C, *s] on `device` in `dtype` to answers [N, C', *t].
+        canvas: [B, C, *S], floating.
+        source: where the pieces lie on the canvas.
+        target: where their answers lie on the result.
+        window: how much each element of an answer counts.
+        max_batch: pieces per call.
+        device: where the network computes.
+        dtype: what it computes in.
+        storage: where answers wait and are merged.
+        trap: looks at every answer.
+        tick: called after every piece.
+
+    Returns:
+        [B, C', *T] on `storage`, float32 (float64 from a network in float64).
+    """
     batch, pieces = canvas.shape[0], source.num_regions
     high = torch.promote_types(dtype, torch.float32)
     places = [(sample, piece) for sample in range(batch) for piece in range(pieces)]
     held = result = torch.empty(0)
-    with call.ready(len(places)) as tick:
-        for start in range(0, len(places), call.max_batch):
-            rows = places[start : start + call.max_batch]
-            crops = _crop(canvas, source, rows)
-            answer = trap(rows, crops, network(crops.to(device, dtype)))
-            _check_answer(call.name, answer, target)
-            if not start:
-                channels = answer.shape[1]
-                held = torch.empty(1, pieces, channels, *target.patch, dtype=high, device=store)
-                result = torch.empty(batch, channels, *target.size, dtype=high, device=store)
-            for (sample, piece), one in zip(rows, answer, strict=True):
-                held[0, piece] = one
-                if piece == pieces - 1:
-                    _merge(held, target, call.window, result[sample : sample + 1])
-                tick()
-    warn(call.name, trap.redone)
+    for start in range(0, len(places), max_batch):
+        rows = places[start : start + max_batch]
+        crops = _crop(canvas, source, rows)
+        answer = trap(rows, crops, network(crops.to(device, dtype)))
+        _check_answer(trap.name, answer, target)
+        if not start:
+            channels = answer.shape[1]
+            held = torch.empty(1, pieces, channels, *target.patch, dtype=high, device=storage)
+            result = torch.empty(batch, channels, *target.size, dtype=high, device=storage)
+        for (sample, piece), one in zip(rows, answer, strict=True):
+            held[0, piece] = one
+            if piece == pieces - 1:
+                _merge(held, target, window, result[sample : sample + 1])
+            tick()
     return result
 
 
