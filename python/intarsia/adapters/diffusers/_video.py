@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from intarsia import layout
-from intarsia.adapters.diffusers._pieces import Trap, cover, run
-from intarsia.layout import Layout
+from intarsia.adapters.diffusers._pieces import cover
 
 __all__ = ["decode_video", "memory_of"]
 
@@ -63,8 +62,9 @@ def decode_video(
         [B, 3, frames, H, W], where frames are `unit[0] * (F - 1) + 1`, or `unit[0] * F` in a loop.
 
     Note:
-        Rows and columns overlap by a quarter of a piece and are averaged under a triangle. The mean over a
-        picture that the decoder's attention takes is that of the piece.
+        Rows and columns overlap by a quarter of a piece and are averaged under a triangle, in float32; the
+        decoder's attention sees one piece. Memory beyond the decoder's own for one piece: the result, and one
+        piece of it.
 
     Example:
         >>> from types import SimpleNamespace
@@ -90,30 +90,26 @@ def _decode_pictures(
         whole: Tensor = vae.decode(latents, return_dict=False)[0]
         return whole
     pieces = cover(size, patch[1:], [most // 4 for most in patch[1:]], wrap)
-    frames = unit[0] * (latents.shape[2] - 1) + 1
-    source = _through(pieces, latents.shape[2], (1, 1))
-    target = _through(pieces, frames, unit[1:])
-    return run(
-        lambda crops: vae.decode(crops, return_dict=False)[0],
-        latents,
-        source=source,
-        target=target,
-        window=layout.triangle,
-        max_batch=1,
-        device=latents.device,
-        dtype=latents.dtype,
-        storage=latents.device,
-        trap=Trap("decode", target, latents.dtype, None, False),
-        tick=lambda: None,
-    )
+    high = torch.promote_types(latents.dtype, torch.float32)
+    fine = [extent * u for extent, u in zip(pieces.patch, unit[1:], strict=True)]
+    rows, columns = layout.triangle(fine, dtype=high, device=latents.device)
+    weight = rows[:, None] * columns
+    height, width = (length * u for length, u in zip(size, unit[1:], strict=True))
+    total = torch.zeros(height, width, dtype=high, device=latents.device)
+    video: Tensor | None = None
+    for at in pieces.offsets.tolist():
+        answer = vae.decode(latents[(..., *_places(at, pieces.patch, size))], return_dict=False)[0]
+        if video is None:
+            video = torch.zeros(*answer.shape[:3], height, width, dtype=high, device=answer.device)
+        begin = [offset * u for offset, u in zip(at, unit[1:], strict=True)]
+        y, x = _places(begin, fine, (height, width))
+        video[..., y, x] += answer.to(high) * weight
+        total[y, x] += weight
+    assert video is not None
+    return video.div_(total)
 
 
-def _through(pieces: Layout, frames: int, unit: Sequence[int]) -> Layout:
-    """Pieces of a picture through all frames, on a canvas `unit` times as fine."""
-    scale = torch.tensor([0, *unit])
-    offsets = torch.nn.functional.pad(pieces.offsets, (1, 0)) * scale
-    size, patch = (
-        (frames, *(length * u for length, u in zip(axis, unit, strict=True)))
-        for axis in (pieces.size, pieces.patch)
-    )
-    return Layout(size, patch, offsets, (False, *pieces.wrap))
+def _places(at: Sequence[int], extent: Sequence[int], size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Rows [h, 1] and columns [w] of a box, around the edges where it passes them."""
+    rows, columns = (torch.arange(o, o + e) % s for o, e, s in zip(at, extent, size, strict=True))
+    return rows[:, None], columns
