@@ -8,6 +8,7 @@ from intarsia.samplers.euler import DDIM, Euler, EulerAncestral
 from intarsia.samplers.from_diffusers import FromDiffusers
 from intarsia.samplers.heun import Heun
 from intarsia.samplers.loop import Callback, sample, trajectory
+from intarsia.samplers.ula import ULA
 
 __all__ = [
     "Callback",
@@ -18,6 +19,7 @@ __all__ = [
     "EulerAncestral",
     "FromDiffusers",
     "Heun",
+    "ULA",
     "initial",
     "normal_like",
     "sample",
