@@ -37,6 +37,22 @@ IMAGE: dict[str, Any] = {
 CASES = {
     "stable_diffusion": Case(tiny.stable_diffusion, **IMAGE),
     "stable_diffusion_xl": Case(tiny.stable_diffusion_xl, **IMAGE),
+    "stable_diffusion_3": Case(tiny.stable_diffusion_3, **IMAGE),
+    "flux": Case(tiny.flux, **IMAGE),
+    "stable_audio": Case(
+        tiny.stable_audio,
+        small={"audio_end_in_s": 1.28},
+        wide={"audio_end_in_s": 2.56},
+        boxes=((0.0, 1.28), (1.28, 2.56)),
+        output="audios",
+    ),
+    "wan": Case(
+        tiny.wan,
+        small={"num_frames": 5, "height": 32, "width": 32},
+        wide={"num_frames": 5, "height": 32, "width": 64, "patch": (5, 32, 32)},
+        boxes=((0, 0, 32, 32), (32, 0, 64, 32)),
+        output="frames",
+    ),
 }
 
 

@@ -231,7 +231,7 @@ def flux(seed: int = 0, *, guidance_embeds: bool = True) -> diffusers.FluxPipeli
             guidance_embeds=guidance_embeds,
             axes_dims_rope=(4, 6, 6),
         )
-        return quiet(
+        pipe = quiet(
             diffusers.FluxPipeline(
                 scheduler=flow_euler(shift=3.0, use_dynamic_shifting=True),
                 vae=image_vae(4, scale=0.3611, shift=0.1159),
@@ -242,6 +242,8 @@ def flux(seed: int = 0, *, guidance_embeds: bool = True) -> diffusers.FluxPipeli
                 transformer=trained(transformer),
             )
         )
+        pipe.default_sample_size = LATENT
+        return pipe
 
 
 def stable_audio(seed: int = 0) -> diffusers.StableAudioPipeline:
