@@ -27,8 +27,10 @@ class Case:
     # What guidance is called, where a family has another word for the scale above 1 that makes two rows.
     guided: dict[str, Any] = field(default_factory=lambda: {"guidance_scale": 5.0})
     plain: dict[str, Any] = field(default_factory=lambda: {"guidance_scale": 1.0})
+    extra: dict[str, Any] = field(default_factory=dict)
 
 
+SHORT = {"max_sequence_length": 12}
 IMAGE: dict[str, Any] = {
     "small": {"height": 64, "width": 64},
     "wide": {"height": 64, "width": 128},
@@ -37,21 +39,24 @@ IMAGE: dict[str, Any] = {
 CASES = {
     "stable_diffusion": Case(tiny.stable_diffusion, **IMAGE),
     "stable_diffusion_xl": Case(tiny.stable_diffusion_xl, **IMAGE),
-    "stable_diffusion_3": Case(tiny.stable_diffusion_3, **IMAGE),
-    "flux": Case(tiny.flux, **IMAGE),
+    "stable_diffusion_3": Case(tiny.stable_diffusion_3, **IMAGE, extra=SHORT),
+    "flux": Case(
+        tiny.flux, **IMAGE, extra={**SHORT, "true_cfg_scale": 3.0}, guided={"negative_prompt": "fog"}
+    ),
     "stable_audio": Case(
         tiny.stable_audio,
-        small={"audio_end_in_s": 1.28},
-        wide={"audio_end_in_s": 2.56},
-        boxes=((0.0, 1.28), (1.28, 2.56)),
-        output="audios",
+        {"audio_end_in_s": 1.28},
+        {"audio_end_in_s": 2.56},
+        ((0.0, 1.28), (1.28, 2.56)),
+        "audios",
     ),
     "wan": Case(
         tiny.wan,
-        small={"num_frames": 5, "height": 32, "width": 32},
-        wide={"num_frames": 5, "height": 32, "width": 64, "patch": (5, 32, 32)},
-        boxes=((0, 0, 32, 32), (32, 0, 64, 32)),
-        output="frames",
+        {"height": 32, "width": 32, "num_frames": 5},
+        {"height": 32, "width": 64, "num_frames": 5, "patch": (5, 32, 32)},
+        ((0, 0, 32, 32), (32, 0, 64, 32)),
+        "frames",
+        extra=SHORT,
     ),
 }
 
@@ -81,6 +86,7 @@ def both(case: Case, pipe: Any, prompt: Any = "a cat", **kwargs: Any) -> tuple[n
 def compose(pipe: Any, case: Case, prompt: Any = "a cat", **kwargs: Any) -> Any:
     """A call of a fresh composer on the wide canvas, as arrays, unless told otherwise."""
     call = {"num_inference_steps": case.steps, "output_type": "np", **case.wide, **case.guided, **kwargs}
+    call["extra"] = case.extra
     if "seed" not in call and "latents" not in call:
         call.setdefault("generator", generator())
     return Composer.from_pipe(pipe)(prompt, **call)
