@@ -86,7 +86,7 @@ def both(case: Case, pipe: Any, prompt: Any = "a cat", **kwargs: Any) -> tuple[n
 def compose(pipe: Any, case: Case, prompt: Any = "a cat", **kwargs: Any) -> Any:
     """A call of a fresh composer on the wide canvas, as arrays, unless told otherwise."""
     call = {"num_inference_steps": case.steps, "output_type": "np", **case.wide, **case.guided, **kwargs}
-    call["extra"] = case.extra
+    call["extra"] = {**case.extra, **call.get("extra", {})}
     if "seed" not in call and "latents" not in call:
         call.setdefault("generator", generator())
     return Composer.from_pipe(pipe)(prompt, **call)

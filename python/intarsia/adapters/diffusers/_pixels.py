@@ -16,13 +16,14 @@ from intarsia.layout._check import fail
 def mask_tensor(where: str, mask: Any) -> Tensor:
     """A mask as float64 within 0 and 1, in its own shape; booleans and 8-bit grey are understood."""
     if hasattr(mask, "convert") and hasattr(mask, "getbands"):
-        mask = np.asarray(mask.convert("L"))
-    value = torch.as_tensor(mask) if isinstance(mask, (Tensor, np.ndarray)) else None
-    if value is None:
+        mask = np.array(mask.convert("L"))
+    if isinstance(mask, np.ndarray):
+        mask = torch.from_numpy(np.array(mask))
+    if not isinstance(mask, Tensor):
         remedy = "Open it with Pillow, or make a tensor [H, W] of it."
         fail(where, "mask", "be an image, an array or a tensor", type(mask).__name__, remedy)
-    scale = 255 if value.dtype == torch.uint8 else 1
-    share = value.detach().to("cpu", torch.float64) / scale
+    scale = 255 if mask.dtype == torch.uint8 else 1
+    share = mask.detach().to("cpu", torch.float64) / scale
     low, high = (float(share.min()), float(share.max())) if share.numel() else (-1.0, -1.0)
     if not (low >= 0 and high <= 1):
         got = f"{low:.3g} to {high:.3g}" if share.numel() else "no element"
@@ -42,9 +43,9 @@ def image_tensor(where: str, image: Any) -> Tensor:
     Pillow images, arrays [H, W, 3] (8-bit, or 0 to 1), tensors [3, H, W] or [B, 3, H, W] (0 to 1).
     """
     if hasattr(image, "convert") and hasattr(image, "getbands"):
-        image = np.asarray(image.convert("RGB"))
+        image = np.array(image.convert("RGB"))
     if isinstance(image, np.ndarray):
-        value = torch.from_numpy(np.ascontiguousarray(image))
+        value = torch.from_numpy(np.array(image))
         value = value[None] if value.ndim == 3 else value
         value = value.movedim(-1, 1) if value.ndim == 4 else value
     elif isinstance(image, Tensor):
