@@ -30,9 +30,8 @@ def shares(whole: Plan) -> Tensor:
             return (cond == owner).to(x).reshape(-1, 1, *(1,) * (x.ndim - 2)).expand_as(x)
 
         factor = Factor(told, whole.layout, whole.weight, coefficient=whole.coefficient, cond=whole.owner)
-        found.append(
-            average(factor)(torch.zeros(1, 1, *whole.size, dtype=torch.float64), torch.ones(1))[0, 0]
-        )
+        canvas = torch.zeros(1, 1, *whole.size, dtype=torch.float64)
+        found.append(average(factor)(canvas, torch.ones(1))[0, 0].float().double())
     total = torch.stack(found)
     torch.testing.assert_close(total.sum(0).float(), torch.ones(whole.size))
     return total
