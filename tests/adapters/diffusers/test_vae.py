@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -259,3 +260,46 @@ def test_sizes_that_do_not_fit_name_the_nearest() -> None:
     message = "multiples of 4 pixels, got 50 x 64. The nearest legal heights are 48 or 52, widths 64"
     with pytest.raises(ValueError, match=re.escape(message)):
         encode(kl(), noise(1, 3, 50, 64))
+
+
+class Hook:
+    """What a pipeline's offloading leaves on a model."""
+
+    execution_device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def pre_forward(self, module: nn.Module) -> None:
+        self.calls += 1
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_pipeline_that_offloads_its_vae_is_let_to(exact: bool) -> None:
+    vae, z = kl(), noise(1, 4, 8, 20)
+    before = decode(vae, z, exact=exact, patch=12, overlap=4)
+    vae._hf_hook = Hook()
+    assert torch.equal(decode(vae, z, exact=exact, patch=12, overlap=4), before)
+    assert vae._hf_hook.calls or not exact
+
+
+def test_weights_that_hooks_load_bit_by_bit_are_neither_cast_nor_moved() -> None:
+    vae, z = kl(force_upcast=True).half(), noise(1, 4, 8, 8)
+    vae.decoder.conv_in.to("meta")
+    with pytest.raises(ValueError, match="decode: vae must hold its weights itself to be cast or moved"):
+        decode(vae, z)
+    vae = kl(force_upcast=True).half()
+    vae.decoder.conv_in._diffusers_hook = SimpleNamespace(hooks={"group_offloading": None})
+    with pytest.raises(ValueError, match="got weights that hooks load bit by bit. Load the VAE in float32"):
+        decode(vae, z)
+    assert torch.isfinite(decode(vae, z, upcast=False)).all()
+
+
+def test_parts_kept_in_another_dtype_stay_in_it() -> None:
+    vae, z = kl().bfloat16(), noise(1, 4, 8, 8)
+    vae.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.bfloat16)
+    before = state(vae)
+    image = decode(vae, z)
+    assert {dtype for *_, dtype in before} == {torch.bfloat16, torch.float8_e4m3fn}
+    assert [dtype for *_, dtype in state(vae)] == [dtype for *_, dtype in before]
+    assert (image - decode(kl(), z)).abs().mean() < 0.1

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from intarsia.adapters.diffusers._resident import dtype_of, place_of, resident, undivided
+from intarsia.adapters.diffusers._resident import dtype_of, managed, place_of, resident, undivided
 from intarsia.adapters.diffusers._watch import Tick, Watch
 from intarsia.layout import Window
 from intarsia.layout._check import check_wrap, fail
@@ -62,14 +62,16 @@ class Call:
         if self.storage not in (None, "device", "cpu"):
             required = "be 'device' or 'cpu'"
             fail(name, "storage", required, repr(self.storage), "Leave it out for the device.")
-        if self.offload is not None and _hooked(self.vae):
+        if self.offload is not None and managed(self.vae):
             required = "be None for a VAE that a pipeline offloads by hooks"
             fail(name, "offload", required, self.offload, "Its hooks bring the weights; leave it out.")
 
     @property
     def device(self) -> torch.device:
         """Where the network computes."""
-        return place_of(self.vae) if self.offload is None else torch.device(self.offload)
+        if self.offload is None:
+            return place_of(self.vae)
+        return torch.empty(0, device=self.offload).device
 
     @property
     def store(self) -> torch.device:
@@ -86,11 +88,12 @@ class Call:
     @contextmanager
     def ready(self, total: int) -> Iterator[Watch]:
         """Hold the VAE as the call needs it; yields what to call after each of `total` parts."""
-        device = None if _hooked(self.vae) else self.device
+        device = None if self.offload is None else self.device
+        dtype = None if self.dtype == dtype_of(self.name, self.vae) else self.dtype
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(undivided(self.vae))
-            stack.enter_context(resident(self.name, self.vae, device=device, dtype=self.dtype))
+            stack.enter_context(resident(self.name, self.vae, device=device, dtype=dtype))
             yield stack.enter_context(Watch(total, self.progress, self.callback))
 
     @property
@@ -164,7 +167,3 @@ def _pair(name: str, argument: str, value: Pair, least: int) -> tuple[int, int]:
         remedy = "Give one number of latent elements, or (height, width)."
         fail(name, argument, f"be one or two integers of at least {least}", value, remedy)
     return pair[0], pair[1]
-
-
-def _hooked(vae: nn.Module) -> bool:
-    return any(hasattr(module, "_hf_hook") for module in vae.modules())

@@ -35,8 +35,19 @@ def place_of(vae: nn.Module) -> torch.device:
     for module in vae.modules():
         device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
         if device is not None:
-            return torch.device(device) if not isinstance(device, int) else torch.device("cuda", device)
-    return next((p.device for p in vae.parameters()), torch.device("cpu"))
+            return torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+    device = getattr(vae, "device", None)
+    return device if isinstance(device, torch.device) else next(vae.parameters()).device
+
+
+def managed(vae: nn.Module) -> bool:
+    """Whether hooks move the VAE's weights, or parts of them, when it is called."""
+    return any(hasattr(module, "_hf_hook") or _grouped(module) for module in vae.modules())
+
+
+def _grouped(module: nn.Module) -> bool:
+    hooks = getattr(getattr(module, "_diffusers_hook", None), "hooks", {})
+    return any("group_offloading" in key for key in hooks)
 
 
 @contextmanager
@@ -71,9 +82,10 @@ def resident(
                     target = old.device if device is None else device
                     if old.dtype == wanted and old.device == target:
                         continue
-                    if old.is_meta:
-                        remedy = "Take its offloading hooks off first (pipe.remove_all_hooks())."
-                        fail(name, "vae", "hold its weights itself", "weights that a hook loads", remedy)
+                    if old.is_meta or _grouped(module):
+                        remedy = "Load the VAE in float32 or bfloat16, or take its offloading hooks off."
+                        required = "hold its weights itself to be cast or moved"
+                        fail(name, "vae", required, "weights that hooks load bit by bit", remedy)
                     if id(old) not in made:
                         new = old.detach().to(target, wanted)
                         made[id(old)] = nn.Parameter(new, False) if isinstance(old, nn.Parameter) else new
