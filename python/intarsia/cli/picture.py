@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from intarsia import compose, guidance, layout, samplers, schedules
+from intarsia.cli.collage import collage
 from intarsia.cli.settings import ImageSettings
 from intarsia.layout import Layout
 from intarsia.types import Denoiser
@@ -23,11 +24,13 @@ class Regions:
     """Where the network works, and what it is told there.
 
     Attributes:
+        spread: their places, each once.
         layout: the regions; one where two styles mix stands twice, once for each.
         share: `[R]` float64, the part of the style in its region; the parts of a place sum to one.
         cond: `"style" [R]` int64 and `"vertical" [R, 2]` float32.
     """
 
+    spread: Layout
     layout: Layout
     share: Tensor
     cond: dict[str, Tensor]
@@ -55,7 +58,7 @@ def _shares(centre: float, pieces: int, width: float, blend: float, loop: bool) 
 def place(settings: ImageSettings, *, patch: tuple[int, int], classes: Sequence[int]) -> Regions:
     """Lay regions over the canvas and give each its style and height.
 
-    The canvas of `concat` is rounded up to whole pieces: they are independent, so its rest can be cropped.
+    The canvas may be larger than the picture (see `ImageSettings.canvas`), which is its upper left part.
 
     Args:
         settings: size, method, stride, blend and loop are read.
@@ -66,8 +69,7 @@ def place(settings: ImageSettings, *, patch: tuple[int, int], classes: Sequence[
         The regions.
     """
     apart = settings.method == "concat"
-    wanted = (settings.height, settings.width)
-    size = tuple(-(-n // p) * p for n, p in zip(wanted, patch, strict=True)) if apart else wanted
+    size = settings.canvas(patch)
     spread = layout.grid(size, patch, settings.strides(patch), (False, settings.loop))
     classes = list(classes) or [0]
     blend = 0 if apart else min(settings.blend, settings.width // len(classes))
@@ -80,10 +82,12 @@ def place(settings: ImageSettings, *, patch: tuple[int, int], classes: Sequence[
             shares.append(share)
     which = torch.tensor(rows)
     offsets = spread.offsets[which]
-    middle = (offsets[:, 0].double() + patch[0] / 2) / settings.height
-    extent = torch.full_like(middle, patch[0] / settings.height)
+    height = size[0] if settings.method == "bethe" else settings.height
+    middle = (offsets[:, 0].double() + patch[0] / 2) / height
+    extent = torch.full_like(middle, patch[0] / height)
     vertical = torch.stack([middle, extent], 1).float().clamp(0, 1)
     return Regions(
+        spread,
         Layout(spread.size, patch, offsets, spread.wrap),
         torch.tensor(shares, dtype=torch.float64),
         {"style": torch.tensor(styles), "vertical": vertical},
@@ -98,6 +102,31 @@ def _solver(name: str) -> Any:
         "ddim": samplers.DDIM,
         "ancestral": samplers.EulerAncestral,
     }[name]()
+
+
+def _compose(denoiser: Denoiser, settings: ImageSettings, regions: Regions, *, guided: bool) -> Denoiser:
+    plain = denoiser
+    if settings.guidance != 1 and guided:
+        denoiser = guidance.CFG(denoiser, {"style": torch.zeros(1, dtype=torch.long)}, settings.guidance)
+    if settings.method == "bethe":
+        return collage(
+            denoiser,
+            plain,
+            regions.spread,
+            layout=regions.layout,
+            share=regions.share,
+            cond=regions.cond,
+            max_batch=settings.max_batch,
+        )
+    factor = compose.Factor(
+        denoiser,
+        regions.layout,
+        layout.gaussian if settings.method == "gaussian" else layout.uniform,
+        coefficient=regions.share,
+        cond=regions.cond,
+        max_batch=settings.max_batch,
+    )
+    return compose.average(factor)
 
 
 def paint(
@@ -127,21 +156,12 @@ def paint(
         `[B, 3, height, width]` float32 on the CPU, about [-1, 1].
     """
     regions = place(settings, patch=patch, classes=classes)
-    if settings.guidance != 1 and classes:
-        denoiser = guidance.CFG(denoiser, {"style": torch.zeros(1, dtype=torch.long)}, settings.guidance)
-    factor = compose.Factor(
-        denoiser,
-        regions.layout,
-        layout.gaussian if settings.method == "gaussian" else layout.uniform,
-        coefficient=regions.share,
-        cond=regions.cond,
-        max_batch=settings.max_batch,
-    )
+    composite = _compose(denoiser, settings, regions, guided=bool(classes))
     generators = [torch.Generator().manual_seed(seed) for seed in (seeds or [settings.seed])]
     noise = torch.stack([torch.randn(3, *regions.layout.size, generator=g) for g in generators])
     sigmas = schedules.karras(settings.steps, *sigma_range)
     pictures = samplers.sample(
-        compose.average(factor),
+        composite,
         noise.to(device) * sigmas[0],
         sigmas,
         _solver(settings.solver),

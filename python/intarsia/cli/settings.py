@@ -16,7 +16,7 @@ from intarsia.cli.screen import Problem
 
 __all__ = ["DEFAULT_STYLES", "METHODS", "PRECISIONS", "SOLVERS", "ImageSettings"]
 
-METHODS = ("gaussian", "average", "concat")
+METHODS = ("gaussian", "average", "bethe", "concat")
 SOLVERS = ("dpmpp2m", "heun", "euler", "ddim", "ancestral")
 DEFAULT_STYLES = {"landscapes": ("badlands", "redrock")}
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -35,7 +35,8 @@ class ImageSettings:
         width: of the canvas.
         height: of the canvas.
         style: names of styles, left to right; none takes the model's unconditional class.
-        method: `gaussian` and `average` blend overlapping regions; `concat` puts pieces side by side.
+        method: `gaussian` and `average` blend overlapping regions; `bethe` adds them and takes away what they
+            share (DiffCollage); `concat` puts pieces side by side.
         loop: whether the right edge continues at the left one.
         steps: of the solver.
         solver: one of `SOLVERS`.
@@ -99,15 +100,11 @@ class ImageSettings:
                 near = get_close_matches(name, model.styles, 1)
                 remedy = f"Did you mean {near[0]}?" if near else "Separate several names by commas."
                 raise _refuse("style", f"name styles of the model ({known})", repr(name), remedy)
-        legal = [size for size in model.sizes if size[0] <= self.height and size[1] <= self.width]
-        if not legal:
-            h, w = min(model.sizes, key=math.prod)
-            got = f"{self.width} x {self.height}"
-            raise _refuse(
-                "width", f"be at least {w} and --height at least {h}", got, "Make the picture larger."
-            )
-        patch = max(legal, key=lambda size: (math.prod(size), size))
+        patch = self._halved(model) if self.method == "bethe" else self._largest(model)
         stride = self.stride or patch[1] // 2
+        if self.method == "bethe" and stride != patch[1] // 2:
+            required = f"be half a patch, {patch[1] // 2}, with --method bethe"
+            raise _refuse("stride", required, stride, "Leave it out.")
         if stride > patch[1]:
             raise _refuse(
                 "stride", f"be at most the patch width {patch[1]}", stride, "Regions would leave gaps."
@@ -117,12 +114,54 @@ class ImageSettings:
             lengths = " or ".join(str(n) for n in (below, below + stride) if n >= patch[1])
             requirement = f"be a multiple of the stride {stride} for a loop"
             raise _refuse("width", requirement, self.width, f"Use {lengths}, or another --stride.")
+        if self.loop and self.method == "bethe" and self.width <= patch[1]:
+            required = f"be above the patch width {patch[1]} for a loop of --method bethe"
+            raise _refuse("width", required, self.width, f"Use {patch[1] + stride}.")
         return patch
+
+    def _largest(self, model: ModelFile) -> tuple[int, int]:
+        legal = [size for size in model.sizes if size[0] <= self.height and size[1] <= self.width]
+        if not legal:
+            h, w = min(model.sizes, key=math.prod)
+            got = f"{self.width} x {self.height}"
+            raise _refuse(
+                "width", f"be at least {w} and --height at least {h}", got, "Make the picture larger."
+            )
+        return max(legal, key=lambda size: (math.prod(size), size))
+
+    def _halved(self, model: ModelFile) -> tuple[int, int]:
+        """The patch of a collage: what overlaps must be known to the model, too; the canvas is smallest."""
+        legal = []
+        for h, w in model.sizes:
+            rows, columns = self.height > h, self.width > w or self.loop
+            shared = {(h // 2 if rows else h, w), (h, w // 2 if columns else w)}
+            shared.add((h // 2 if rows else h, w // 2 if columns else w))
+            if shared <= set(model.sizes):
+                legal.append((h, w))
+        if not legal:
+            shown = ", ".join(f"{h}x{w}" for h, w in model.sizes)
+            remedy = "Take gaussian, or train on half patches, too."
+            raise _refuse("method", f"suit the sizes of the model ({shown})", "bethe", remedy)
+        return min(legal, key=lambda size: (math.prod(self.canvas(size)), -math.prod(size), size))
+
+    def canvas(self, patch: tuple[int, int]) -> tuple[int, int]:
+        """The canvas that is painted, (rows, columns), of which the picture is the upper left part."""
+        wanted = (self.height, self.width)
+        if self.method == "concat":
+            return -(-wanted[0] // patch[0]) * patch[0], -(-wanted[1] // patch[1]) * patch[1]
+        if self.method != "bethe":
+            return wanted
+        rows, columns = (
+            p + max(0, -(-(n - p) // (p // 2))) * (p // 2) for n, p in zip(wanted, patch, strict=True)
+        )
+        return rows, self.width if self.loop else columns
 
     def strides(self, patch: tuple[int, int]) -> tuple[int, int]:
         """Stride per axis, (rows, columns)."""
         if self.method == "concat":
             return patch
+        if self.method == "bethe":
+            return patch[0] // 2, patch[1] // 2
         return min(self.stride or patch[0] // 2, patch[0]), self.stride or patch[1] // 2
 
     def command(self, output: str = "picture.png") -> str:
