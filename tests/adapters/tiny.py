@@ -264,7 +264,7 @@ def stable_audio(seed: int = 0) -> diffusers.StableAudioPipeline:
             cross_attention_input_dim=WIDTH,
         )
         vae = diffusers.AutoencoderOobleck(
-            encoder_hidden_size=4,
+            encoder_hidden_size=8,
             downsampling_ratios=[2, 2, 4],
             channel_multiples=[1, 2, 2],
             decoder_channels=4,

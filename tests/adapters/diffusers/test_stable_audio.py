@@ -9,8 +9,8 @@ import diffusers
 import pytest
 import tiny
 import torch
-from intarsia.adapters.diffusers import Composer, Region
-from intarsia.adapters.diffusers._stretches import decode_stretches, reach
+from intarsia.adapters.diffusers import Composer, ImageGuide, Region
+from intarsia.adapters.diffusers._stretches import in_stretches, reach
 from torch import Tensor
 
 LATENT = 16 / 400  # seconds of one latent
@@ -139,12 +139,42 @@ def test_stretches_are_the_whole_and_never_longer_than_said(stretch: int) -> Non
 
     with torch.no_grad():
         whole = vae.decode(z).sample
-        parts = decode_stretches(decode, z, stretch=stretch, context=reach(vae), wrap=False)
+        parts = in_stretches(decode, z, stretch=stretch, context=reach(vae), wrap=False)
         assert max(seen) <= stretch + 2 * reach(vae)
         torch.testing.assert_close(parts, whole)
-        ring = decode_stretches(decode, z, stretch=stretch, context=reach(vae), wrap=True)
+        ring = in_stretches(decode, z, stretch=stretch, context=reach(vae), wrap=True)
         laps = vae.decode(z.repeat(1, 1, 3)).sample[:, :, 1600:3200]
         torch.testing.assert_close(ring, laps)
+
+
+def test_a_recording_goes_on() -> None:
+    pipe = tiny.stable_audio()
+    recording = torch.rand(2, 420, generator=torch.Generator().manual_seed(4)) - 0.5
+    with torch.no_grad():
+        clean = pipe.vae.encode(recording[None, :, :416]).latent_dist.mode()
+    guide = ImageGuide(recording, (0.0, 2.0), strength=1.0)
+    told = {"num_inference_steps": 2, "output_type": "latent", "audio_end_in_s": 2.56, "guides": [guide]}
+    x = run(pipe, **told)
+    torch.testing.assert_close(x[:, :, :26], clean)
+    assert x.shape == (1, 4, 64) and x[:, :, 26:].std() > 0
+    later = ImageGuide(recording[:1], (0.5, 1.5), strength=1.0)
+    x = run(pipe, **{**told, "guides": [later]})
+    with torch.no_grad():
+        clean = pipe.vae.encode(recording[None, :1, 8:392].expand(1, 2, -1)).latent_dist.mode()
+    torch.testing.assert_close(x[:, :, 13:37], clean)
+
+
+def test_a_long_recording_is_encoded_in_stretches() -> None:
+    pipe = tiny.stable_audio()
+    pipe.vae.double()
+    sound = torch.rand(1, 2, 100 * 16, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    seen: list[int] = []
+    pipe.vae.encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[2]))
+    with torch.no_grad():
+        whole = pipe.vae.encode(sound).latent_dist.mode()
+        parts = Composer.from_pipe(pipe).family.encode_image(sound)
+    assert max(seen[1:]) <= (32 + 2 * reach(pipe.vae)) * 16 < seen[0]
+    torch.testing.assert_close(parts, whole.float(), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +184,11 @@ def test_stretches_are_the_whole_and_never_longer_than_said(stretch: int) -> Non
         ({"audio_end_in_s": float("nan")}, "audio_end_in_s must be finite"),
         ({"height": 64}, "height must be None for StableAudioPipeline"),
         ({"regions": [Region((0, 0, 1, 1), prompt="a")]}, "box must have 2 numbers, got 4"),
+        (
+            {"guides": [ImageGuide(torch.zeros(3, 400), (0, 1))]},
+            r"image must be a sound of 2 channels, got \[1, 3, 400\]. Resample it to 400 Hz",
+        ),
+        ({"guides": [ImageGuide(torch.zeros(2, 9), (0, 1))]}, "image must fill one latent"),
         (
             {"audio_end_in_s": 2.56, "regions": [Region((2.0, 3.0), prompt="a")]},
             "must lie on the canvas, got 2.00 s to 3.00 s. The canvas ends at 2.56 s",

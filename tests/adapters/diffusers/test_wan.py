@@ -9,7 +9,7 @@ import diffusers
 import pytest
 import tiny
 import torch
-from intarsia.adapters.diffusers import Composer, Region
+from intarsia.adapters.diffusers import Composer, ImageGuide, Region
 from intarsia.adapters.diffusers._video import decode_video, memory_of
 from torch import Tensor
 
@@ -127,6 +127,28 @@ def test_masks_leave_the_same_part_of_every_frame() -> None:
     assert video.isfinite().all()
 
 
+@pytest.mark.parametrize("frames", [1, 5])
+def test_a_clip_goes_on_from_its_first_frames(frames: int) -> None:
+    pipe = tiny.wan()
+    clip = torch.rand(frames, 3, 32, 64, generator=torch.Generator().manual_seed(4))
+    video = clip.movedim(0, 1)[None] * 2 - 1
+    with torch.no_grad():
+        mean = pipe.vae.encode(video).latent_dist.mode()
+    scale = pipe.vae.config
+    shift, std = (torch.tensor(v).reshape(1, 4, 1, 1, 1) for v in (scale.latents_mean, scale.latents_std))
+    image = clip[0] if frames == 1 else clip
+    x = run(pipe, guides=[ImageGuide(image, (0, 0, 64, 32), strength=1.0)], output_type="latent")
+    first = frames // 4 + 1
+    torch.testing.assert_close(x[:, :, :first], (mean - shift) / std, rtol=1e-4, atol=1e-4)
+    assert x.shape[2] == 3
+    half = torch.ones(32, 64)
+    half[:, 32:] = 0
+    guide = ImageGuide(image, (0, 0, 64, 32), strength=1.0, mask=half)
+    masked = run(pipe, guides=[guide], output_type="latent")
+    torch.testing.assert_close(masked[:, :, :first, :, :4], x[:, :, :first, :, :4])
+    assert not torch.allclose(masked[:, :, :first, :, 4:], x[:, :, :first, :, 4:], atol=1e-2)
+
+
 def test_each_network_takes_its_own_noise_levels() -> None:
     pipe, other = tiny.wan(), tiny.wan(seed=1)
     pipe.register_modules(transformer_2=other.transformer)
@@ -177,6 +199,14 @@ def test_memory_of_the_published_decoder() -> None:
             "end at a multiple of 4 plus 1, got 8. .*5 and 9",
         ),
         ({"regions": [Region((0, 0, 32, 32), frames=(9, 5))]}, "frames must end after they begin"),
+        (
+            {"guides": [ImageGuide(torch.zeros(4, 3, 32, 64))]},
+            "must have a multiple of 4 plus 1 frames, got 4. The nearest legal: 1 and 5",
+        ),
+        (
+            {"guides": [ImageGuide(torch.zeros(3, 32, 32))]},
+            r"image must have the box's size \[32, 64\], got \[32, 32\]",
+        ),
         ({"regions": [Region((0, 0, 0, 32, 32, 9))]}, "area|4 numbers"),
     ],
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decoding a long sound in stretches: convolutions look a known way around, so the joints are exact."""
+"""A long sound through its VAE in stretches: convolutions look a known way around, so joints are exact."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["decode_stretches", "reach"]
+__all__ = ["in_stretches", "reach"]
 
 
 def reach(vae: Any) -> int:
-    """How many latents to either side a sample of an Oobleck decoder depends on.
+    """How many latents to either side an Oobleck decoder, or encoder, looks.
 
     Each level doubles back from its output: three residual units with kernels of 7, dilated by 1, 3 and 9,
     over a transposed convolution of twice its stride; a convolution of 7 at either end.
@@ -36,37 +36,44 @@ def reach(vae: Any) -> int:
     return radius + 3
 
 
-def decode_stretches(
-    decode: Callable[[Tensor], Tensor], latents: Tensor, *, stretch: int, context: int, wrap: bool
+def in_stretches(
+    network: Callable[[Tensor], Tensor],
+    x: Tensor,
+    *,
+    stretch: int,
+    context: int,
+    wrap: bool,
+    given: int = 1,
 ) -> Tensor:
-    """Decode [B, C, L] in stretches, each with its surroundings, which are then cut off.
+    """Call a convolutional network on stretches, each with its surroundings, which are then cut off.
 
     Args:
-        decode: [B, C, l] to [B, c, l * unit].
-        latents: [B, C, L].
-        stretch: latents of the result at a time; the decoder sees up to `2 * context` more.
+        network: [B, C, l * given] to [B, c, l * unit].
+        x: [B, C, L * given].
+        stretch: latents of the result at a time; the network sees up to `2 * context` more.
         context: latents to either side that an element depends on.
         wrap: whether the end continues at the start.
+        given: elements of `x` per latent.
 
     Returns:
-        [B, c, L * unit], what decoding the whole would give to rounding (around the ring where it is one).
+        [B, c, L * unit], what the whole would give to rounding (around the ring where it is one).
 
     Example:
         >>> twice = lambda z: torch.repeat_interleave(z, 2, dim=2)
-        >>> decode_stretches(twice, torch.arange(3.0).reshape(1, 1, 3), stretch=2, context=1, wrap=True)
+        >>> in_stretches(twice, torch.arange(3.0).reshape(1, 1, 3), stretch=2, context=1, wrap=True)
         tensor([[[0., 0., 1., 1., 2., 2.]]])
     """
-    length = latents.shape[2]
+    length = x.shape[2] // given
     if length <= stretch and not wrap:
-        return decode(latents)
+        return network(x)
     parts = []
     for start in range(0, length, stretch):
         stop = min(start + stretch, length)
         first, last = start - context, stop + context
         if not wrap:
             first, last = max(0, first), min(length, last)
-        around = torch.arange(first, last, device=latents.device) % length
-        sound = decode(latents.index_select(2, around))
-        unit = sound.shape[2] // (last - first)
-        parts.append(sound[:, :, (start - first) * unit : (stop - first) * unit])
+        around = torch.arange(first * given, last * given, device=x.device) % (length * given)
+        answer = network(x.index_select(2, around))
+        unit = answer.shape[2] // (last - first)
+        parts.append(answer[:, :, (start - first) * unit : (stop - first) * unit])
     return torch.cat(parts, dim=2)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from intarsia.adapters.diffusers._pixels import average
+from intarsia.adapters.diffusers._pixels import average, image_tensor
 from intarsia.layout._check import fail
 from intarsia.layout.regions import Box
 
@@ -192,6 +192,12 @@ class Family:
         )
         placed[index] = average(mask, units)
         return placed
+
+    def picture(
+        self, where: str, image: Any, box: Sequence[float] | None, size: Sequence[int]
+    ) -> tuple[Tensor, tuple[tuple[int, int], ...]]:
+        """A guide's picture [B, 3, *pixels] within -1 and 1, and its place, (start, stop) in latents."""
+        return image_tensor(where, image), self.spans(box, size)
 
     def span(self, axis: int, start: float, stop: float) -> tuple[int, int]:
         """`(start, stop)` in latents of what lies between two pixels of an axis."""

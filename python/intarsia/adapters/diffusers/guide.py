@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from intarsia import conditioning
-from intarsia.adapters.diffusers._pixels import average, image_tensor, mask_tensor
+from intarsia.adapters.diffusers._pixels import average, mask_tensor
 from intarsia.adapters.diffusers.family import Family
 from intarsia.layout._check import fail
 
@@ -23,6 +23,8 @@ class ImageGuide:
 
     Attributes:
         image: a Pillow image, an array [H, W, 3] or a tensor [3, H, W] within 0 and 1, as large as the box.
+            For a video also several, [F, H, W, 3] or [F, 3, H, W], which are its first frames; for a sound a
+            tensor [channels, samples] within -1 and 1, from the start of the box on.
         box: (left, top, right, bottom) in pixels; None is the whole canvas.
         strength: the share of the steps in which it acts, from the first: 0 never, 1 always.
         mask: [H, W] of the size of the box, 0 to 1: how much of it each pixel takes.
@@ -63,22 +65,20 @@ class ImageGuide:
         """
         name = f"guides[{number}]"
         size = tuple(noise.shape[2:])
-        spans = family.spans(self.box, size)
+        image, spans = family.picture(name, self.image, self.box, size)
         offset, extent = (tuple(p) for p in zip(*((a, b - a) for a, b in spans), strict=True))
         pixels = [count * unit for count, unit in zip(extent, family.unit, strict=True)]
-        image = image_tensor(name, self.image)
-        if list(image.shape[2:]) != pixels:
+        shown, boxed = list(image.shape[2:])[-2:], pixels[-2:]
+        if shown != boxed:
             remedy = "Resize the picture, or change the box: nothing is resized."
-            fail(
-                "ImageGuide", f"{name}.image", f"have the box's size {pixels}", list(image.shape[2:]), remedy
-            )
+            fail("ImageGuide", f"{name}.image", f"have the box's size {boxed}", shown, remedy)
         weight = None
         if self.mask is not None:
             mask = mask_tensor(name, self.mask)
-            if list(mask.shape) != pixels:
+            if list(mask.shape) != boxed:
                 remedy = "A mask has the size of its picture."
-                fail("ImageGuide", f"{name}.mask", f"have the box's size {pixels}", list(mask.shape), remedy)
-            weight = average(mask, family.unit).float()
+                fail("ImageGuide", f"{name}.mask", f"have the box's size {boxed}", list(mask.shape), remedy)
+            weight = average(mask, family.unit[-len(boxed) :]).float().expand(extent)
         clean = family.encode_image(image, generator=generator).to(noise.device)
         return conditioning.ImageGuide(
             clean, (offset, extent), self.strength, noise=noise, wrap=tuple(wrap), weight=weight

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from intarsia.adapters.diffusers._stretches import decode_stretches, reach
+from intarsia.adapters.diffusers._stretches import in_stretches, reach
 from intarsia.adapters.diffusers.family import Family
 from intarsia.layout._check import fail
 from intarsia.layout.regions import Box
@@ -67,6 +67,28 @@ class StableAudio(Family):
         if what in ("start", "origin"):
             return math.floor(count)
         return round(count) if what == "overlap" else math.ceil(count)
+
+    def picture(
+        self, where: str, image: Any, box: Sequence[float] | None, size: Sequence[int]
+    ) -> tuple[Tensor, tuple[tuple[int, int], ...]]:
+        """A guide's sound [B, channels, samples] cut to the whole latents that it fills, and their place."""
+        config, unit = self.pipe.vae.config, self.unit[0]
+        sound = torch.as_tensor(image).float()
+        sound = sound[None] if sound.ndim == 2 else sound
+        if sound.ndim != 3 or sound.shape[1] not in (1, config.audio_channels):
+            remedy = f"Resample it to {config.sampling_rate} Hz and pass [channels, samples]."
+            fail(where, "image", f"be a sound of {config.audio_channels} channels", list(sound.shape), remedy)
+        start, stop = box or (0.0, size[0] * self.seconds)
+        begin, rate = round(start * config.sampling_rate), config.sampling_rate
+        end = begin + min(sound.shape[2], round((stop - start) * rate))
+        first, last = -(-begin // unit), end // unit
+        if first >= last:
+            remedy = "The network cannot be told of less."
+            fail(
+                where, "image", f"fill one latent ({unit} samples) or more", f"{end - begin} samples", remedy
+            )
+        sound = sound[:, :, first * unit - begin : last * unit - begin]
+        return sound.expand(-1, config.audio_channels, -1), ((first, last),)
 
     def describe(self, place: Sequence[int]) -> str:
         """A place of the canvas in seconds."""
@@ -149,7 +171,7 @@ class StableAudio(Family):
     def decode(self, latents: Tensor, *, wrap: tuple[bool, ...], patch: tuple[int, ...]) -> Tensor:
         """[B, channels, samples], in stretches of `patch` latents; exactly what the whole would give."""
         vae = self.pipe.vae
-        return decode_stretches(
+        return in_stretches(
             lambda z: vae.decode(z).sample,
             latents.to(vae.dtype),
             stretch=max(patch[0], self.native[0]),
@@ -158,11 +180,23 @@ class StableAudio(Family):
         )
 
     def encode_image(self, image: Tensor, *, generator: Any = None) -> Tensor:
-        """Turn a sound [B, channels, samples] into clean latents [B, C, l]; its mean without a generator."""
+        """Turn a sound [B, channels, samples] into clean latents [B, C, l]: their mean, in stretches.
+
+        With a generator they are a sample of the whole.
+        """
         vae = self.pipe.vae
-        posterior = vae.encode(image.to(device=self.device, dtype=vae.dtype)).latent_dist
-        latents: Tensor = posterior.mode() if generator is None else posterior.sample(generator)
-        return latents.float()
+        sound = image.to(device=self.device, dtype=vae.dtype)
+        if generator is not None:
+            drawn: Tensor = vae.encode(sound).latent_dist.sample(generator)
+            return drawn.float()
+        return in_stretches(
+            lambda part: vae.encode(part).latent_dist.mode(),
+            sound,
+            given=self.unit[0],
+            stretch=self.native[0],
+            context=reach(vae),
+            wrap=False,
+        ).float()
 
     def output(
         self,

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from intarsia.adapters.diffusers._pixels import image_tensor
 from intarsia.adapters.diffusers._video import decode_video
 from intarsia.adapters.diffusers.family import Family
 from intarsia.layout._check import fail
@@ -105,6 +106,18 @@ class Wan(Family):
             fail("Region", "frames", "end after they begin", frames, "Write (first, last + 1).")
         return (-(-first // step), (last - 1) // step + 1), *picture
 
+    def picture(
+        self, where: str, image: Any, box: Sequence[float] | None, size: Sequence[int]
+    ) -> tuple[Tensor, tuple[tuple[int, int], ...]]:
+        """A guide's still or first frames, [1, 3, frames, H, W] within -1 and 1, and their place."""
+        video = image_tensor(where, image).movedim(0, 1)[None]
+        count, step = video.shape[2], self.unit[0]
+        if count % step != 1:
+            legal = f"{max(0, (count - 1) // step) * step + 1} and {-(-count // step) * step + 1}"
+            remedy = f"The nearest legal: {legal}."
+            fail(where, "image", f"have a multiple of {step} plus 1 frames", count, remedy)
+        return video, ((0, count // step + 1), *self.spans(box, size)[1:])
+
     def share(self, mask: Tensor, spans: Sequence[tuple[int, int]], size: Sequence[int]) -> Tensor:
         """How much of each latent a mask [H, W] leaves to its region, the same in all of its frames."""
         picture = super().share(mask, spans[1:], size[1:])
@@ -146,10 +159,9 @@ class Wan(Family):
         return decode_video(vae, latents / inverse + mean, unit=self.unit, patch=patch, wrap=wrap)
 
     def encode_image(self, image: Tensor, *, generator: Any = None) -> Tensor:
-        """Turn a video [B, 3, frames, H, W], or a still [B, 3, H, W], into clean latents [B, C, f, h, w]."""
+        """Turn a video [B, 3, frames, H, W] into clean latents [B, C, f, h, w]."""
         vae = self.pipe.vae
-        video = image[:, :, None] if image.ndim == 4 else image
-        posterior = vae.encode(video.to(device=self.device, dtype=vae.dtype)).latent_dist
+        posterior = vae.encode(image.to(device=self.device, dtype=vae.dtype)).latent_dist
         latents = posterior.mode() if generator is None else posterior.sample(generator)
         mean, inverse = self._statistics(latents)
         return ((latents - mean) * inverse).float()
