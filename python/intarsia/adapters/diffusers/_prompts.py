@@ -89,7 +89,9 @@ class Prompts:
         return list(zip(positive, negatives, strict=True))
 
     def region(self, number: int, region: Region, call: list[Pair] | None) -> list[Pair]:
-        """(prompt, negative prompt) of a region, one pair for all images, or one for each."""
+        """(prompt, negative prompt) of a region, one pair for all images, or one for each; none if silent."""
+        if region.weight == 0:
+            return []
         own = self._own(region, "")
         other = self._own(region, "negative_") if self.guided else -1
         if own is None and call is None:

@@ -239,14 +239,14 @@ class Composer:
             Canvas, weights and sums are float32 whatever the network computes in. The picture does not
             depend on `max_batch` further than the network does.
         """
-        family = self.family
+        family, parts = self.family, list(regions)
         self._interrupt = False
         given = inspect.signature(type(self.pipe).__call__).parameters
         scale = given["guidance_scale"].default if guidance_scale is None else guidance_scale
         steps = given["num_inference_steps"].default if num_inference_steps is None else num_inference_steps
         kind = given["output_type"].default if output_type is None else output_type
         whole = self.plan(
-            regions,
+            parts,
             height=height,
             width=width,
             num_frames=num_frames,
@@ -264,73 +264,67 @@ class Composer:
             "audio_end_in_s": audio_end_in_s,
         }
         against = [negative_prompt, negative_prompt_embeds]
-        against += [text for r in regions for text in (r.negative_prompt, r.negative_prompt_embeds)]
+        against += [text for r in parts for text in (r.negative_prompt, r.negative_prompt_embeds)]
         call_alone = {"clip_skip": clip_skip, "wrap": whole.wrap, **lengths}
         call_alone["negated"] = any(text is not None for text in against)
         extras = self._extras(extra, call_alone)
-        try:
-            with torch.no_grad():
-                told, scales = guide_scales(family, regions, whole, scale, extras)
-                prompts = Prompts(family, extras, bool((scales > 1).any()))
-                embeds = {
-                    "prompt_embeds": prompt_embeds,
-                    "negative_prompt_embeds": negative_prompt_embeds,
-                    "pooled_prompt_embeds": pooled_prompt_embeds,
-                    "negative_pooled_prompt_embeds": negative_pooled_prompt_embeds,
-                }
-                call = prompts.call(prompt, negative_prompt, embeds)
-                pairs = [prompts.region(number, region, call) for number, region in enumerate(regions)]
-                images = num_images_per_prompt * (1 if call is None else len(call))
-                shape = (images, family.channels, *whole.size)
-                place = self._origin(origin)
-                noise = initial_noise(
-                    shape,
-                    latents=latents,
-                    seed=seed,
-                    origin=place,
-                    generator=generator,
-                    dtype=family.dtype,
-                    device=family.device,
+        place = self._origin(origin, seed, generator)
+        with family.settled(), torch.no_grad():
+            told, scales = guide_scales(family, parts, whole, scale, extras)
+            prompts = Prompts(family, extras, bool((scales > 1).any()))
+            embeds = {
+                "prompt_embeds": prompt_embeds,
+                "negative_prompt_embeds": negative_prompt_embeds,
+                "pooled_prompt_embeds": pooled_prompt_embeds,
+                "negative_pooled_prompt_embeds": negative_pooled_prompt_embeds,
+            }
+            call = prompts.call(prompt, negative_prompt, embeds)
+            pairs = [prompts.region(number, region, call) for number, region in enumerate(parts)]
+            images = num_images_per_prompt * (1 if call is None else len(call))
+            shape = (images, family.channels, *whole.size)
+            noise = initial_noise(
+                shape,
+                latents=latents,
+                seed=seed,
+                origin=place,
+                generator=generator,
+                dtype=family.dtype,
+                device=family.device,
+            )
+            noise = reroll(noise, parts, whole.parts, origin=place)
+            scheduler = family.schedule(steps, patch=whole.patch, timesteps=timesteps, sigmas=sigmas)
+            network = Network(family, prompts.tables(family.device), lambda: self._interrupt)
+            geometry = family.geometry(whole.layout.boxes(), whole.size, extra=extras)
+            composite = compose(
+                network,
+                whole,
+                indices(pairs, whole.owner, call, images),
+                {**geometry, **told},
+                scales,
+                max_batch=max_batch,
+                pad=pad,
+                rescale=guidance_rescale,
+            )
+            solver = samplers.FromDiffusers(scheduler, eta=eta)
+            bound = [g.bind(family, n, noise, whole.wrap, None) for n, g in enumerate(guides)]
+            on_step = OnStep(self, scheduler, callback_on_step_end, tuple(callback_on_step_end_tensor_inputs))
+            with in_regions(family, whole):
+                x = samplers.sample(
+                    composite,
+                    solver.initial(noise),
+                    None,
+                    solver,
+                    generator=list(generator) if isinstance(generator, Sequence) else generator,
+                    noise="generator" if seed is None else "canvas",
+                    seed=None if seed is None else [seed] if isinstance(seed, int) else list(seed),
+                    offset=None if seed is None else place,
+                    callback=[*bound, *on_step.callbacks],
+                    progress=self._progress(progress),
                 )
-                self._check_seed(seed, generator, origin)
-                noise = reroll(noise, regions, whole.parts, origin=place)
-                scheduler = family.schedule(steps, patch=whole.patch, timesteps=timesteps, sigmas=sigmas)
-                network = Network(family, prompts.tables(family.device), lambda: self._interrupt)
-                geometry = family.geometry(whole.layout.boxes(), whole.size, extra=extras)
-                composite = compose(
-                    network,
-                    whole,
-                    indices(pairs, whole.owner, call, images),
-                    {**geometry, **told},
-                    scales,
-                    max_batch=max_batch,
-                    pad=pad,
-                    rescale=guidance_rescale,
-                )
-                solver = samplers.FromDiffusers(scheduler, eta=eta)
-                bound = [g.bind(family, n, noise, whole.wrap, None) for n, g in enumerate(guides)]
-                on_step = OnStep(
-                    self, scheduler, callback_on_step_end, tuple(callback_on_step_end_tensor_inputs)
-                )
-                with in_regions(family, whole):
-                    x = samplers.sample(
-                        composite,
-                        solver.initial(noise),
-                        None,
-                        solver,
-                        generator=list(generator) if isinstance(generator, Sequence) else generator,
-                        noise="generator" if seed is None else "canvas",
-                        seed=None if seed is None else [seed] if isinstance(seed, int) else list(seed),
-                        offset=None if seed is None else place,
-                        callback=[*bound, *on_step.callbacks],
-                        progress=self._progress(progress),
-                    )
-                decoded = None
-                if kind != "latent":
-                    decoded = family.decode(x, wrap=whole.wrap, patch=whole.patch)
-                return family.output(decoded, x, output_type=kind, return_dict=return_dict, extra=extras)
-        finally:
-            self.pipe.maybe_free_model_hooks()
+            decoded = None
+            if kind != "latent":
+                decoded = family.decode(x, wrap=whole.wrap, patch=whole.patch)
+            return family.output(decoded, x, output_type=kind, return_dict=return_dict, extra=extras)
 
     def _part(self, number: int, region: Region, size: tuple[int, ...]) -> Part:
         spans = self.family.spans(region.box, size, frames=region.frames)
@@ -363,10 +357,16 @@ class Composer:
             for axis, pixels in enumerate(values)
         )
 
-    def _origin(self, origin: Sequence[int] | None) -> tuple[int, ...]:
+    def _origin(self, origin: Sequence[int] | None, seed: object, generator: object) -> tuple[int, ...]:
+        """Where the canvas lies in the noise of its seed, in latents."""
         rank = len(self.family.axes)
+        if seed is not None and generator is not None:
+            remedy = "A seed has noise that belongs to places; a generator draws it in order."
+            fail("Composer", "generator", "be None where there is a seed", type(generator).__name__, remedy)
         if origin is None:
             return (0,) * rank
+        if seed is None:
+            fail("Composer", "origin", "be None where there is no seed", origin, "Pass seed= with it.")
         if len(origin) != rank:
             fail("Composer", "origin", f"have {rank} coordinates", len(origin), "Write origin=(left, top).")
         return tuple(self.family.latents_of(axis, origin[rank - 1 - axis], "origin") for axis in range(rank))
@@ -378,14 +378,6 @@ class Composer:
             kind, remedy = type(self.pipe).__name__, f"Known are: {', '.join(known) or 'none'}."
             fail("Composer", "extra", f"hold arguments of {kind} alone", ", ".join(unknown), remedy)
         return {**known, **(extra or {}), **call}
-
-    def _check_seed(self, seed: object, generator: object, origin: object) -> None:
-        if seed is not None and generator is not None:
-            remedy = "A seed has noise that belongs to places; a generator draws it in order."
-            fail("Composer", "generator", "be None where there is a seed", type(generator).__name__, remedy)
-        if origin is not None and seed is None:
-            remedy = "Pass seed= with it."
-            fail("Composer", "origin", "be None where there is no seed", origin, remedy)
 
     def _progress(self, progress: bool | None) -> bool | None:
         config = getattr(self.pipe, "_progress_bar_config", None) or {}

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -69,6 +70,7 @@ class Family:
         """Read the pipeline's configuration."""
         self.pipe = pipe
         self.vae_options: dict[str, Any] = {}
+        self._device: torch.device | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -78,7 +80,17 @@ class Family:
     @property
     def device(self) -> torch.device:
         """Where the pipeline runs its models, also where they are offloaded in between."""
-        return torch.device(self.pipe._execution_device)
+        return self._device or torch.device(self.pipe._execution_device)
+
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        """For one run, ask the pipeline only once for its device: it looks through all of its modules."""
+        self._device = self.device
+        try:
+            yield
+        finally:
+            self._device = None
+            self.pipe.maybe_free_model_hooks()
 
     @property
     def multiple(self) -> tuple[int, ...]:
