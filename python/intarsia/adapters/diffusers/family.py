@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from intarsia.adapters.diffusers._pixels import average, image_tensor
+from intarsia.adapters.diffusers.timesteps import with_timesteps
 from intarsia.layout._check import fail
 from intarsia.layout.regions import Box
 
@@ -331,54 +331,6 @@ class Family:
             extra: as in `encode`.
         """
         raise NotImplementedError
-
-
-def with_timesteps(
-    scheduler: Any,
-    num_inference_steps: int,
-    device: torch.device | str,
-    timesteps: Sequence[float] | None = None,
-    sigmas: Sequence[float] | None = None,
-    *,
-    mu: float | None = None,
-) -> Any:
-    """Set a scheduler's timesteps by number, by value or by noise level, and return it.
-
-    Args:
-        scheduler: changed in place.
-        num_inference_steps: how many steps, where neither list is given.
-        device: where the timesteps live.
-        timesteps: own timesteps, where the scheduler takes them.
-        sigmas: own noise levels, where the scheduler takes them.
-        mu: time shift of a flow-match scheduler.
-
-    Returns:
-        The scheduler.
-
-    Raises:
-        ValueError: both lists, or one that this scheduler does not take.
-
-    Example:
-        >>> from diffusers import DDIMScheduler
-        >>> with_timesteps(DDIMScheduler(), 4, "cpu").timesteps.tolist()
-        [750, 500, 250, 0]
-    """
-    accepts = inspect.signature(scheduler.set_timesteps).parameters
-    given = {"timesteps": timesteps, "sigmas": sigmas}
-    if timesteps is not None and sigmas is not None:
-        fail("Composer", "timesteps", "be None where sigmas are given", "both", "Pass one of the two.")
-    for name, value in given.items():
-        if value is not None and name not in accepts:
-            kind = type(scheduler).__name__
-            fail("Composer", name, f"be None for {kind}", f"{len(value)} values", "It makes its own.")
-    own = {name: value for name, value in given.items() if value is not None}
-    if mu is not None:
-        own["mu"] = mu  # type: ignore[assignment]
-    # Own noise levels make the count redundant, but a shifted flow schedule may ask for both.
-    if not own or (mu is not None and timesteps is None and sigmas is None):
-        own["num_inference_steps"] = num_inference_steps  # type: ignore[assignment]
-    scheduler.set_timesteps(device=device, **own)
-    return scheduler
 
 
 def family_of(pipe: Any) -> Family:
