@@ -265,6 +265,28 @@ def test_any_value_that_is_not_finite_is_seen(value: float) -> None:
         average(Factor(same, CHAIN))(torch.full((1, 2, 10), value), torch.ones(1))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("bad", [0, 1, 2])
+@pytest.mark.parametrize("static", [False, True])
+def test_the_look_at_a_call_comes_one_call_late_and_misses_none(bad: int, static: bool) -> None:
+    """Patch buffers are in use, and some networks (captured graphs) answer in the same memory each time."""
+    memory, calls = torch.zeros(1, 2, 4), list[int]()
+
+    def network(x: Tensor, sigma: Tensor, cond: object = None) -> Tensor:
+        out = memory.copy_(x) if static else x.clone()
+        out.view(-1)[3] = float("nan") if len(calls) == bad else 0.0
+        calls.append(len(calls))
+        return out
+
+    three = average(Factor(network, layout.chain(10, 4, 3), max_batch=1))
+    with pytest.raises(NonFiniteRegionError, match=rf"region {bad} \(.*from a finite input") as caught:
+        three(torch.zeros(1, 2, 10), torch.ones(1))
+    assert caught.value.region == bad and len(calls) == min(bad + 2, 3)
+    calls[:] = [0] * 9
+    with pytest.raises(NonFiniteRegionError, match="region 1 .*from an input that already had some"):
+        three(torch.tensor([0.0] * 5 + [torch.nan] + [0.0] * 4).expand(1, 2, 10), torch.ones(1))
+
+
 @pytest.mark.parametrize(
     ("build", "error", "message"),
     [

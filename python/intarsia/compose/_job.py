@@ -47,6 +47,14 @@ class Update(NamedTuple):
     out: Tensor | None = None
 
 
+class Looked(NamedTuple):
+    """What a call of the network returned for the rows from `start` on, and the sum of it."""
+
+    start: int
+    out: Tensor
+    total: Tensor
+
+
 Weights: TypeAlias = tuple[tuple[Tensor, ...], Tensor | None, Tensor | None]
 
 
@@ -126,19 +134,20 @@ class Job:
 
         With an `update`, which only a job that is alone gets, return `a x + b D + c noise` instead.
         """
+        trap = name if check else None
         # A subclass with a call of its own is not taken apart.
         own = type(self.leaf).__call__ is not Preconditioned.__call__
         if not isinstance(self.leaf, Preconditioned) or own or sigma.requires_grad:
-            call = partial(self._network, self.leaf, sigma, name=name if check else None)
+            call = partial(self._network, self.leaf, sigma)
             # In its own scale a network's input needs nothing but the cast.
             dtype = self.leaf.dtype if isinstance(self.leaf, Native) else None
             if update is not None and _fusable(x):
-                return self._merge(x, cond, call, normalize=normalize, update=update._asdict())
-            return updated(self._merge(x, cond, call, normalize=normalize, dtype=dtype), x, update)
+                return self._merge(x, cond, call, trap, normalize=normalize, update=update._asdict())
+            return updated(self._merge(x, cond, call, trap, normalize=normalize, dtype=dtype), x, update)
         net, dtype = self.leaf.net, self.leaf.dtype
         c_in, c_skip, c_out, time = self.leaf.precond(sigma)
-        call = partial(self._network, net, time, name=name if check else None, bare=True)
-        into = partial(self._merge, x, cond, call, normalize=normalize, scale=c_in, dtype=dtype)
+        call = partial(self._network, net, time, bare=True)
+        into = partial(self._merge, x, cond, call, trap, normalize=normalize, scale=c_in, dtype=dtype)
         if normalize and _fusable(x):
             whole = update or Update(0.0, 1.0, 0.0, None)
             a, b = whole.a + whole.b * c_skip, whole.b * c_out
@@ -154,6 +163,7 @@ class Job:
         x: Tensor,
         cond: Cond,
         call: Callable[[Tensor, int, Cond], Tensor],
+        trap: str | None,
         *,
         normalize: bool,
         scale: Tensor | None = None,
@@ -164,17 +174,25 @@ class Job:
         lead = (x.shape[0],) if copies is None else (x.shape[0], copies)
         shape = (*lead, self.part.num_regions, x.shape[1], *self.part.patch)
         with self._workspace.borrow(shape, x, dtype or x.dtype) as spare:
-            cut = self.part.extract(x, scale=scale, copies=copies, dtype=dtype, out=spare)
-            patches = cut.flatten(0, len(lead))
+            cut = partial(self.part.extract, x, scale=scale, copies=copies, dtype=dtype)
+            patches = cut(out=spare).flatten(0, len(lead))
             outputs: list[Tensor] = []
+            before: Looked | None = None
             for start, stop, told in self.rows.batches(x.shape[0], cond, x.device):
                 batch = patches.narrow(0, start, stop - start)
                 out = call(batch, start, told)
+                total = None if trap is None else out.detach().sum()
                 exact = torch.promote_types(out.dtype, patches.dtype) == patches.dtype
                 if spare is not None and exact and stop - start < len(patches):
-                    batch.copy_(_unshared(out, patches))
+                    out = batch.copy_(_unshared(out, patches))
                 else:
                     outputs.append(out)
+                if trap is not None and total is not None:
+                    # One call late: a device with a queue has the next one to do while the host waits.
+                    self._check_finite(trap, before, cut)
+                    before = Looked(start, out.detach(), total)
+            if trap is not None:
+                self._check_finite(trap, before, cut)
             rows = patches if not outputs else outputs[0] if len(outputs) == 1 else torch.cat(outputs)
             high = torch.float64 if x.dtype == torch.float64 else torch.float32
             rows = rows.to(high) if high == torch.float64 else rows
@@ -199,7 +217,6 @@ class Job:
         start: int,
         cond: Cond,
         *,
-        name: str | None,
         bare: bool = False,
     ) -> Tensor:
         count = patches.shape[0]
@@ -215,10 +232,7 @@ class Job:
             required = f"return the shape of its input {list(batch.shape)}"
             remedy = "Cut off extra channels and do not change the size."
             fail("Factor", "denoiser", required, list(out.shape), remedy)
-        out = out if batch is patches else out.narrow(0, 0, count)
-        if name is not None:
-            self._check_finite(name, out, patches, start)
-        return out
+        return out if batch is patches else out.narrow(0, 0, count)
 
     @constant
     def _share(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor]:
@@ -228,16 +242,18 @@ class Job:
             held = self._shares[dtype, device] = (self.total().to(device=device, dtype=dtype),)
         return held
 
-    def _check_finite(self, name: str, out: Tensor, patches: Tensor, start: int) -> None:
-        if math.isfinite(out.detach().sum().item()):
+    def _check_finite(self, name: str, looked: Looked | None, cut: Callable[[], Tensor]) -> None:
+        if looked is None or math.isfinite(looked.total.item()):
             return
-        bad = ~torch.isfinite(out.detach()).flatten(1).all(1)
+        bad = ~torch.isfinite(looked.out).flatten(1).all(1)
         if not bool(bad.any()):
             return
         row = int(bad.nonzero()[0])
-        sample, local = self.rows.locate(start + row)
+        sample, local = self.rows.locate(looked.start + row)
         region = int(self.rows.index[local])
-        clean = bool(torch.isfinite(patches[row]).all())
+        # The patches may have been written over; the canvas has not.
+        patch = cut().flatten(0, -self.part.offsets.shape[1] - 2)[looked.start + row]
+        clean = bool(torch.isfinite(patch).all())
         place = f"region {region} (offset {tuple(self.part.offsets[local].tolist())}) of sample {sample}"
         source = "a finite input" if clean else "an input that already had some"
         raise NonFiniteRegionError(
