@@ -74,8 +74,9 @@ class Family:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the network computes in."""
-        return next(iter(self.network.parameters())).dtype
+        """What the network computes in; some of its weights may be held in more."""
+        own: torch.dtype = getattr(self.network, "dtype", None) or next(self.network.parameters()).dtype
+        return own
 
     @property
     def device(self) -> torch.device:

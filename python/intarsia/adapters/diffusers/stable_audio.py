@@ -106,10 +106,11 @@ class StableAudio(Family):
         mask = embeds.get(f"{prefix}attention_mask")
         if mask is None:
             mask = torch.ones(own.shape[:2], dtype=torch.int64, device=own.device)
+        own = self._project(own.to(self.device), mask.to(self.device))
         return super().given({f"{prefix}prompt_embeds": own, f"{prefix}attention_mask": mask}, prefix=prefix)
 
     def encode(self, text: str | None, *, negative: bool, extra: Mapping[str, Any]) -> dict[str, Tensor]:
-        """T5's `prompt_embeds` [1, L, D] and their `attention_mask` [1, L]; no negative prompt has none."""
+        """Projected `prompt_embeds` [1, L, D] and `attention_mask` [1, L]; no negative prompt has none."""
         tokenizer = self.pipe.tokenizer
         tokens = tokenizer(
             [text or ""],
@@ -120,36 +121,45 @@ class StableAudio(Family):
         ).to(self.device)
         mask = tokens.attention_mask
         embeds = self.pipe.text_encoder(tokens.input_ids, attention_mask=mask)[0]
-        if negative:
-            embeds = embeds * mask[..., None].to(embeds)
-        return {"prompt_embeds": embeds, "attention_mask": mask * 0 if negative and text is None else mask}
+        mask = mask * 0 if negative and text is None else mask
+        return {"prompt_embeds": self._project(embeds, mask), "attention_mask": mask}
+
+    def _project(self, embeds: Tensor, mask: Tensor) -> Tensor:
+        """T5's tokens [1, L, E] as the network wants them, [1, L, D]; those without a mask are zeros."""
+        text: Tensor = self.pipe.projection_model(text_hidden_states=embeds).text_hidden_states
+        return text * mask[..., None].to(text)
 
     def geometry(
         self, boxes: Sequence[Box], size: tuple[int, ...], *, extra: Mapping[str, Any]
     ) -> dict[str, Tensor]:
-        """`seconds` [R, 2]: where the patch begins in the piece, and how long that is."""
+        """Where each patch begins in the piece and how long that is, as the network is told, [R, 1, D]."""
         start = float(extra["audio_start_in_s"])
         end = extra["audio_end_in_s"]
         total = size[0] * self.seconds if end is None else float(end)
         if any(extra["wrap"]):
             own = [extent[0] * self.seconds for _, extent in boxes]
-            return {"seconds": torch.tensor([[length, 3 * length] for length in own])}
-        return {"seconds": torch.tensor([[start + at[0] * self.seconds, total] for at, _ in boxes])}
+            begins, totals = own, [3 * length for length in own]
+        else:
+            begins, totals = [start + at[0] * self.seconds for at, _ in boxes], [total] * len(boxes)
+        # Once per run: an offloaded projection would otherwise travel in every step.
+        told = self.pipe.projection_model(
+            start_seconds=torch.tensor(begins, device=self.device),
+            end_seconds=torch.tensor(totals, device=self.device),
+        )
+        return {
+            "seconds_start": told.seconds_start_hidden_states.cpu(),
+            "seconds_total": told.seconds_end_hidden_states.cpu(),
+        }
 
     def predict(self, x: Tensor, t: Tensor, told: Mapping[str, Tensor]) -> Tensor:
         """The network's output [rows, C, l] at `x` [rows, C, l]."""
-        project, mask = self.pipe.projection_model, told["attention_mask"]
-        text = project(text_hidden_states=told["prompt_embeds"]).text_hidden_states
-        times = project(start_seconds=told["seconds"][:, 0], end_seconds=told["seconds"][:, 1])
-        first, last = times.seconds_start_hidden_states, times.seconds_end_hidden_states
+        first, last = told["seconds_start"], told["seconds_total"]
         # No prompt at all is told no times either, but for the global ones.
-        shown = mask.any(1)[:, None, None].to(first)
+        shown = told["attention_mask"].any(1)[:, None, None].to(first)
         output: Tensor = self.network(
             x,
             t,
-            encoder_hidden_states=torch.cat(
-                [text * mask[..., None].to(text), first * shown, last * shown], dim=1
-            ),
+            encoder_hidden_states=torch.cat([told["prompt_embeds"], first * shown, last * shown], dim=1),
             global_hidden_states=torch.cat([first, last], dim=2),
             rotary_embedding=self._positions(x),
             return_dict=False,

@@ -138,11 +138,11 @@ class Wan(Family):
     def predict(self, x: Tensor, t: Tensor, told: Mapping[str, Tensor]) -> Tensor:
         """The flow [rows, C, f, h, w] at `x` [rows, C, f, h, w]."""
         network, config = self.network, self.pipe.config
-        if config.boundary_ratio is not None:
+        if config.get("boundary_ratio") is not None:
             # All rows of one call are at one level.
             high = t[0] >= config.boundary_ratio * self.pipe.scheduler.config.num_train_timesteps
             network = self.pipe.transformer if high else self.pipe.transformer_2
-        if config.expand_timesteps:
+        if config.get("expand_timesteps"):
             # This kind is told the time of every token.
             cells = zip(x.shape[2:], self.cell, strict=True)
             t = t[:, None].expand(-1, math.prod(length // cell for length, cell in cells))
