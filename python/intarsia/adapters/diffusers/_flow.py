@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from intarsia.adapters.diffusers.family import Family, with_timesteps
+from intarsia.adapters.diffusers.family import Family
 from intarsia.adapters.diffusers.stable_diffusion import StableDiffusion
+from intarsia.adapters.diffusers.timesteps import with_timesteps
 
 __all__ = ["FlowImage", "time_shift"]
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from intarsia.adapters.diffusers._flow import FlowImage
-from intarsia.adapters.diffusers.family import with_timesteps
+from intarsia.adapters.diffusers.timesteps import with_timesteps
 
 __all__ = ["StableDiffusion3"]
 
