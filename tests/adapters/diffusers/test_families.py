@@ -139,6 +139,10 @@ CASES = {
         flux_embed,
         {
             "flow euler": own,
+            "flow euler, one shift": made("FlowMatchEulerDiscreteScheduler", use_dynamic_shifting=False),
+            "unipc": lambda pipe: diffusers.UniPCMultistepScheduler(
+                prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+            ),
             "flow euler, beta": made("FlowMatchEulerDiscreteScheduler", use_beta_sigmas=True),
         },
         plain=SHORT,

@@ -192,6 +192,16 @@ def test_a_network_in_half_precision_may_keep_some_weights_in_float32() -> None:
     torch.testing.assert_close(run(pipe, max_batch=1, **told), expected, rtol=1e-2, atol=1e-2)
 
 
+def test_own_noise_levels() -> None:
+    family = Composer.from_pipe(tiny.wan()).family
+    levels = [1.0, 0.7, 0.2]
+    scheduler = family.schedule(9, patch=(1, 4, 4), sigmas=levels)
+    # The shift is the configuration's, in time and picture of any size.
+    expected = [3 * level / (1 + 2 * level) for level in levels]
+    torch.testing.assert_close(scheduler.sigmas[:3], torch.tensor(expected), rtol=0, atol=1e-5)
+    assert levels == [1.0, 0.7, 0.2]
+
+
 def test_memory_of_the_published_decoder() -> None:
     assert memory_of(diffusers.AutoencoderKLWan(base_dim=4)) == 38
 

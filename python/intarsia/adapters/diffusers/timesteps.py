@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from intarsia.layout._check import fail
@@ -52,11 +53,14 @@ def with_timesteps(
         if value is not None and name not in accepts:
             kind = type(scheduler).__name__
             fail("Composer", name, f"be None for {kind}", f"{len(value)} values", "It makes its own.")
-    own = {name: value for name, value in given.items() if value is not None}
+    own: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if sigmas is not None and scheduler.config.get("use_flow_sigmas"):
+        # Multistep schedulers of flows calculate with what they are given.
+        own["sigmas"] = np.array(sigmas)
     if mu is not None:
-        own["mu"] = mu  # type: ignore[assignment]
+        own["mu"] = mu
     # Own noise levels make the count redundant, but a shifted flow schedule may ask for both.
     if not own or (mu is not None and timesteps is None and sigmas is None):
-        own["num_inference_steps"] = num_inference_steps  # type: ignore[assignment]
+        own["num_inference_steps"] = num_inference_steps
     scheduler.set_timesteps(device=device, **own)
     return scheduler
