@@ -13,7 +13,7 @@ from torch import Tensor
 
 from intarsia.compose._constant import constant
 from intarsia.compose._rows import Rows
-from intarsia.compose._workspace import Workspace
+from intarsia.compose._workspace import Workspace, reusable
 from intarsia.compose.factor import Factor, name_of
 from intarsia.denoisers import Preconditioned
 from intarsia.guidance import Native, Term
@@ -178,7 +178,7 @@ class Job:
             patches = cut(out=spare).flatten(0, len(lead))
             outputs: list[Tensor] = []
             before: Looked | None = None
-            for start, stop, told in self.rows.batches(x.shape[0], cond, x.device):
+            for start, stop, told in self.rows.batches(x.shape[0], cond, x.device, keep=reusable(x)):
                 batch = patches.narrow(0, start, stop - start)
                 out = call(batch, start, told)
                 total = None if trap is None else out.detach().sum()
@@ -220,8 +220,11 @@ class Job:
         bare: bool = False,
     ) -> Tensor:
         count = patches.shape[0]
-        rows = torch.arange(start, start + count, device=levels.device)
-        levels = levels.index_select(0, rows // self.rows.per_sample)
+        if levels.shape[0] == 1:
+            levels = levels.repeat(count)
+        else:
+            rows = torch.arange(start, start + count, device=levels.device)
+            levels = levels.index_select(0, rows // self.rows.per_sample)
         batch = patches
         if self.factor.pad and count != self.factor.max_batch:
             filled = torch.arange(self.factor.max_batch or count, device=patches.device).clamp(max=count - 1)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,6 +20,18 @@ from intarsia.types import (
     override_cond,
     same_structure,
 )
+
+Batch: TypeAlias = tuple[int, int, Cond]
+# Bytes of conditions that are kept between calls: a few numbers for each row, not encoded prompts.
+_SMALL = 1 << 20
+
+
+class _Held(NamedTuple):
+    """Conditions of all batches, for what they were made of; that is kept alive, so that no id is reused."""
+
+    key: tuple[object, ...]
+    leaves: list[object]
+    batches: list[Batch]
 
 
 class Rows:
@@ -36,9 +49,39 @@ class Rows:
         self.regions = index.shape[0]
         self.per_sample = self.regions * len(self.overrides)
         self._indices: dict[torch.device, tuple[Tensor]] = {}
+        self._held: _Held | None = None
 
-    def batches(self, samples: int, cond: Cond, device: torch.device) -> Iterator[tuple[int, int, Cond]]:
-        """`(start, stop, cond)` of every network batch; terms share one where their conditions join."""
+    def batches(self, samples: int, cond: Cond, device: torch.device, *, keep: bool) -> Iterator[Batch]:
+        """`(start, stop, cond)` of every network batch; terms share one where their conditions join.
+
+        With `keep`, where the run brings no condition, small ones are kept from one call to the next.
+        """
+        known = self._known(samples, device) if keep and cond is None else None
+        if known is None:
+            yield from self._made(samples, cond, device)
+            return
+        key, leaves = known
+        held = self._held
+        if held is None or held.key != key:
+            held = self._held = _Held(key, leaves, [*self._made(samples, cond, device)])
+        for start, stop, told in held.batches:
+            # A network may take its dict apart.
+            yield start, stop, _shallow(told)
+
+    def _known(self, samples: int, device: torch.device) -> tuple[tuple[object, ...], list[object]] | None:
+        """What the conditions are made of, and the same as a key; None where they are better not kept."""
+        leaves: list[object] = [*_leaves(self.cond), *(x for tree in self.overrides for x in _leaves(tree))]
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        if any(leaf.requires_grad or leaf.is_inference() for leaf in tensors):
+            return None
+        wide = sum(leaf[:1].numel() * leaf.element_size() for leaf in tensors if leaf.ndim)
+        if wide * samples * self.per_sample > _SMALL:
+            return None
+        versions = (leaf._version for leaf in tensors)
+        mode = torch.is_inference_mode_enabled()
+        return (samples, device, mode, *map(id, leaves), *versions), leaves
+
+    def _made(self, samples: int, cond: Cond, device: torch.device) -> Iterator[Batch]:
         count = samples * self.per_sample
         limit = self.limit or count
         run = count if len(self.overrides) == 1 else self.regions
@@ -81,6 +124,24 @@ class Rows:
         if held is None:
             held = self._indices[device] = (self.index.to(device),)
         return held
+
+
+def _leaves(cond: Cond) -> Iterator[object]:
+    if isinstance(cond, dict):
+        for key, value in cond.items():
+            yield key
+            yield from _leaves(value)
+    elif isinstance(cond, (list, tuple)):
+        for value in cond:
+            yield from _leaves(value)
+    else:
+        yield cond.value if isinstance(cond, PerCanvas) else cond
+
+
+def _shallow(cond: Cond) -> Cond:
+    if isinstance(cond, dict):
+        return {key: _shallow(value) for key, value in cond.items()}
+    return rebuild(cond, [_shallow(v) for v in cond]) if isinstance(cond, (list, tuple)) else cond
 
 
 def _placed(cond: Cond, device: torch.device) -> Cond:

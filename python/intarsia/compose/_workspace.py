@@ -25,7 +25,7 @@ class Workspace:
 
         That is wherever gradients are recorded, a graph is compiled or captured, or `like` is a subclass.
         """
-        if not _reusable(like):
+        if not reusable(like):
             yield None
             return
         stream = torch.cuda.current_stream(like.device).cuda_stream if like.is_cuda else 0
@@ -46,7 +46,8 @@ class Workspace:
         return Workspace, ()
 
 
-def _reusable(like: Tensor) -> bool:
+def reusable(like: Tensor) -> bool:
+    """Whether what a call makes for the canvas `like` may serve a later call, too."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or type(like) is not Tensor:
         return False
     return not (like.is_cuda and torch.cuda.is_current_stream_capturing())
