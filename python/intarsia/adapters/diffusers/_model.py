@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,11 @@ def guide_scales(
     told = {"guidance": wanted.float()} if family.embeds_guidance else {}
     scales = torch.tensor([family.cfg_scale(value, extra) for value in wanted.tolist()], dtype=torch.float64)
     return told, scales.clamp(min=1)
+
+
+def usual_batch(patch: Sequence[int]) -> int:
+    """How many patches of a size [latents] a network call may hold where nobody says: 8 of 64 x 64."""
+    return max(1, min(8, 8 * 64 * 64 // math.prod(patch)))
 
 
 @dataclass(frozen=True, eq=False)

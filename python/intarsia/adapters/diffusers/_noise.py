@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,11 @@ from intarsia.layout._check import fail
 from intarsia.types import Purpose
 
 _STREAM = (Purpose.INITIAL, 0)
+
+
+def seeds_of(seed: int | Sequence[int]) -> list[int]:
+    """One seed or several as a list of integers."""
+    return [operator.index(one) for one in (seed if isinstance(seed, Sequence) else [seed])]
 
 
 def initial_noise(
@@ -61,7 +67,7 @@ def reroll(
     for number, (region, part) in enumerate(zip(regions, parts, strict=True)):
         if region.seed is None:
             continue
-        seeds = [region.seed] if isinstance(region.seed, int) else list(region.seed)
+        seeds = seeds_of(region.seed)
         if len(seeds) not in (1, noise.shape[0]):
             remedy = "Give one seed for all images, or one for each."
             name = f"regions[{number}].seed"
@@ -83,7 +89,7 @@ def reroll(
 def _of_places(
     seed: int | Sequence[int], origin: Sequence[int], shape: Sequence[int], device: torch.device
 ) -> Tensor:
-    seeds = [seed] if isinstance(seed, int) else list(seed)
+    seeds = seeds_of(seed)
     if len(seeds) != shape[0]:
         remedy = "Give a list with one seed for each image, num_images_per_prompt included."
         fail("Composer", "seed", f"be {shape[0]} integers", len(seeds), remedy)

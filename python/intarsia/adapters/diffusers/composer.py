@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from intarsia import samplers
-from intarsia.adapters.diffusers._model import Network, compose, guide_scales
-from intarsia.adapters.diffusers._noise import initial_noise, reroll
+from intarsia.adapters.diffusers._model import Network, compose, guide_scales, usual_batch
+from intarsia.adapters.diffusers._noise import initial_noise, reroll, seeds_of
 from intarsia.adapters.diffusers._pixels import mask_tensor
 from intarsia.adapters.diffusers._prompts import Prompts, indices
 from intarsia.adapters.diffusers._steps import OnStep, in_regions
@@ -174,7 +174,7 @@ class Composer:
         return_dict: bool = True,
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
-        max_batch: int | None = 8,
+        max_batch: int | None = None,
         pad: bool = False,
         progress: bool | None = None,
     ) -> Any:
@@ -222,7 +222,8 @@ class Composer:
             return_dict: False for a tuple.
             callback_on_step_end: `f(composer, step, timestep, {"latents": ...})`, may return other latents.
             callback_on_step_end_tensor_inputs: "latents" is what there is.
-            max_batch: most rows (patches, guidance and images together) of one network call.
+            max_batch: most rows (patches, guidance and images together) of one network call. None is 8 of
+                64 x 64 latents, and fewer of larger ones.
             pad: fill up the last batch of every size, so that `torch.compile` sees one shape.
             progress: True shows a bar, False none, None one where stderr is a terminal.
 
@@ -301,7 +302,7 @@ class Composer:
                 indices(pairs, whole.owner, call, images),
                 {**geometry, **told},
                 scales,
-                max_batch=max_batch,
+                max_batch=max_batch or usual_batch(whole.patch),
                 pad=pad,
                 rescale=guidance_rescale,
             )
@@ -316,7 +317,7 @@ class Composer:
                     solver,
                     generator=list(generator) if isinstance(generator, Sequence) else generator,
                     noise="generator" if seed is None else "canvas",
-                    seed=None if seed is None else [seed] if isinstance(seed, int) else list(seed),
+                    seed=None if seed is None else seeds_of(seed),
                     offset=None if seed is None else place,
                     callback=[*bound, *on_step.callbacks],
                     progress=self._progress(progress),
