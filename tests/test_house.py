@@ -46,6 +46,7 @@ for _name in ("training", "media", "metrics", "adapters"):
         "conditioning",
         "models",
     }
+MAY_IMPORT["scene"] = {*MAY_IMPORT}
 MAY_IMPORT["cli"] = {*MAY_IMPORT}
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from intarsia import models as models
     from intarsia import ops as ops
     from intarsia import samplers as samplers
+    from intarsia import scene as scene
     from intarsia import schedules as schedules
     from intarsia import training as training
     from intarsia import types as types
@@ -49,6 +50,7 @@ _SUBMODULES = (
     "models",
     "ops",
     "samplers",
+    "scene",
     "schedules",
     "training",
     "types",

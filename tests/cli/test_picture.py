@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from intarsia.cli.picture import enlarge, paint, place
+from intarsia.cli.picture import paint, place
 from intarsia.cli.settings import ImageSettings
 
 PATCH = (64, 64)
@@ -108,13 +108,3 @@ def test_seeds_are_separate_pictures():
     one = paint(gaussian, replace(settings, seed=4), patch=PATCH)
     torch.testing.assert_close(both[1:], one)
     assert not torch.allclose(both[0], both[1])
-
-
-def test_enlarged_loop_closes():
-    x = torch.arange(32) * (2 * torch.pi / 32)
-    ring = torch.sin(x).expand(3, 8, 32)
-    large = enlarge(ring, factor=3, loop=True)
-    assert large.shape == (3, 24, 96)
-    rolled = enlarge(ring.roll(5, -1), factor=3, loop=True)
-    torch.testing.assert_close(rolled, large.roll(15, -1))
-    assert torch.equal(enlarge(ring, factor=1, loop=True), ring)

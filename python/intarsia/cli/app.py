@@ -12,6 +12,7 @@ from typing import Annotated, TextIO
 import typer
 import typer.main
 
+from intarsia.cli.compose import compose
 from intarsia.cli.doctor import doctor
 from intarsia.cli.generate import generate
 from intarsia.cli.screen import Command, Group, Problem, one_line, say
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(generate, name="generate")
 app.add_typer(train, name="train")
+app.command("compose", cls=Command, no_args_is_help=True)(compose)
 app.command("doctor", cls=Command)(doctor)
 
 

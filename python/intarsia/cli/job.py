@@ -77,8 +77,8 @@ def run(
     from tqdm import tqdm
 
     from intarsia import __version__, models
-    from intarsia.cli.picture import enlarge, paint
-    from intarsia.media import write_png
+    from intarsia.cli.picture import paint
+    from intarsia.media import enlarge, write_png
 
     device = _device(settings.device)
     dtype = None if settings.precision == "auto" else getattr(torch, settings.precision)

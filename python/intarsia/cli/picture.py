@@ -14,9 +14,10 @@ from intarsia import compose, guidance, layout, samplers, schedules
 from intarsia.cli.collage import collage
 from intarsia.cli.settings import ImageSettings
 from intarsia.layout import Layout
+from intarsia.scene.transition import shares
 from intarsia.types import Denoiser
 
-__all__ = ["Regions", "enlarge", "paint", "place"]
+__all__ = ["Regions", "paint", "place"]
 
 
 @dataclass(frozen=True)
@@ -34,25 +35,6 @@ class Regions:
     layout: Layout
     share: Tensor
     cond: dict[str, Tensor]
-
-
-def _shares(centre: float, pieces: int, width: float, blend: float, loop: bool) -> list[tuple[int, float]]:
-    """Each style's part of an interval of length `blend` around `centre`: `(piece, share)`, shares > 0."""
-    piece = width / pieces
-    if blend == 0 or pieces == 1:
-        return [(min(int(centre / piece), pieces - 1), 1.0)]
-    low, high = centre - blend / 2, centre + blend / 2
-    parts: dict[int, float] = {}
-    for k in range(-pieces, 2 * pieces):
-        begin, end = k * piece, (k + 1) * piece
-        if not loop:
-            if not 0 <= k < pieces:
-                continue
-            begin, end = (begin if k else low), (end if k < pieces - 1 else high)
-        part = min(high, end) - max(low, begin)
-        if part > 1e-9 * blend:
-            parts[k % pieces] = parts.get(k % pieces, 0.0) + part / blend
-    return sorted(parts.items())
 
 
 def place(settings: ImageSettings, *, patch: tuple[int, int], classes: Sequence[int]) -> Regions:
@@ -73,13 +55,13 @@ def place(settings: ImageSettings, *, patch: tuple[int, int], classes: Sequence[
     spread = layout.grid(size, patch, settings.strides(patch), (False, settings.loop))
     classes = list(classes) or [0]
     blend = 0 if apart else min(settings.blend, settings.width // len(classes))
-    rows, styles, shares = [], [], []
+    rows, styles, parts = [], [], []
     for index, x in enumerate(spread.offsets[:, 1].tolist()):
         centre = (x + patch[1] / 2) % size[1]
-        for piece, share in _shares(centre, len(classes), size[1], blend, settings.loop):
+        for piece, share in shares(centre, len(classes), size[1], blend, loop=settings.loop):
             rows.append(index)
             styles.append(classes[piece])
-            shares.append(share)
+            parts.append(share)
     which = torch.tensor(rows)
     offsets = spread.offsets[which]
     height = size[0] if settings.method == "bethe" else settings.height
@@ -89,7 +71,7 @@ def place(settings: ImageSettings, *, patch: tuple[int, int], classes: Sequence[
     return Regions(
         spread,
         Layout(spread.size, patch, offsets, spread.wrap),
-        torch.tensor(shares, dtype=torch.float64),
+        torch.tensor(parts, dtype=torch.float64),
         {"style": torch.tensor(styles), "vertical": vertical},
     )
 
@@ -170,14 +152,3 @@ def paint(
         progress=False,
     )
     return pictures[..., : settings.height, : settings.width].float().cpu()
-
-
-def enlarge(picture: Tensor, *, factor: int, loop: bool) -> Tensor:
-    """Enlarge `[3, H, W]` by a whole factor with cubic interpolation; a loop stays one."""
-    if factor == 1:
-        return picture
-    margin = min(4, picture.shape[-1])
-    mode = "circular" if loop else "replicate"
-    wide = torch.nn.functional.pad(picture[None], (margin, margin, 0, 0), mode=mode)
-    large = torch.nn.functional.interpolate(wide, scale_factor=factor, mode="bicubic", align_corners=False)
-    return large[0, ..., margin * factor : large.shape[-1] - margin * factor].clamp(-1, 1)

@@ -13,13 +13,23 @@ from torch import Tensor
 
 from intarsia.media.files import atomic_file
 
-__all__ = ["MAX_PIXELS", "MediaError", "read_image", "read_png_text", "to_float", "to_uint8", "write_png"]
+__all__ = [
+    "MAX_PIXELS",
+    "MediaError",
+    "read_image",
+    "read_image_size",
+    "read_png_text",
+    "to_float",
+    "to_uint8",
+    "write_png",
+]
 
 MAX_PIXELS = 2**28
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MAX_TEXT = 2**20
+_ORIENTATION = 0x0112
 
 
 class MediaError(ValueError):
@@ -162,6 +172,46 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
                 f"read_image: path must hold a whole picture, got {_name(path)} with damaged data ({error}). "
                 "Copy or download the file again."
             ) from error
+
+
+def read_image_size(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Read the size of a picture, upright, from its header; no pixel is decoded.
+
+    Args:
+        path: as for `read_image`.
+        max_pixels: as for `read_image`.
+
+    Returns:
+        (width, height), as `read_image` would have them.
+
+    Raises:
+        MediaError: if the file is no such picture, has a damaged header, or is too large.
+        OSError: if the file cannot be opened.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "grey.png"
+        >>> write_png(torch.zeros(3, 2, 5), path)
+        >>> read_image_size(path)
+        (5, 2)
+    """
+    with open(path, "rb") as file:
+        image = _open(file, path, max_pixels)
+        width, height = image.size
+        return (height, width) if _lies_on_its_side(image) else (width, height)
+
+
+def _lies_on_its_side(image: Any) -> bool:
+    """Whether the header's notes turn a picture by a quarter."""
+    from PIL import Image
+
+    # Not image.getexif: of a PNG that has none it decodes the whole picture in search of it.
+    notes = Image.Exif()
+    try:
+        notes.load(image.info.get("exif", b""))
+        return notes.get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    except Exception:
+        return False
 
 
 def write_png(
