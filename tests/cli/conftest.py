@@ -1,11 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
-import torch
 from intarsia import ops
-from intarsia.models import EDMDenoiser, UNet, save
-
-STYLES = ("dawn", "dusk", "forest")
-SIZES = ((64, 64), (64, 32), (32, 64), (32, 32))
+from small_model import write_small_model
 
 
 @pytest.fixture(autouse=True)
@@ -18,22 +14,7 @@ def quiet_backend(monkeypatch):
 @pytest.fixture(scope="session")
 def model(tmp_path_factory):
     """A tiny untrained model whose output depends on its style."""
-    generator = torch.Generator().manual_seed(0)
-    settings = {
-        "ndim": 2,
-        "in_channels": 3,
-        "channels": [16, 16],
-        "blocks": 1,
-        "num_classes": 4,
-        "num_positions": 2,
-    }
-    net = UNet(**settings)
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
-    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    save(EDMDenoiser(net, styles=STYLES, sizes=SIZES), path, settings)
-    return str(path)
+    return write_small_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
 
 
 @pytest.fixture

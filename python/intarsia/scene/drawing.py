@@ -61,11 +61,11 @@ def draw(scene: Scene, *, width: int = 76, colours: bool = False, ascii_only: bo
         >>> sun = "regions: [{name: sun, box: [30, 0, 60, 30], style: a}]"
         >>> scene = load("canvas: {width: 60, height: 30}\n" + sun)
         >>> print("\n".join(draw(scene, width=20)))
-        ┌────────┬─────────┐
-        │········│sun      │
-        │········│         │
-        │········│         │
-        └────────┴─────────┘
+        ┌─────────┬────────┐
+        │·········│sun     │
+        │·········│        │
+        │·········│        │
+        └─────────┴────────┘
     """
     page = _Page(scene, width)
     for guide in scene.guides:

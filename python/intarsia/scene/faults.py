@@ -78,7 +78,7 @@ def fault(error: ValidationError, root: type[BaseModel]) -> SceneError:
         return SceneError(key, f"must have {_entries((*place, 0))}, got {count}. Leave out what is too much.")
     if kind in _LIMITS:
         name, text = _LIMITS[kind]
-        limit = str(first.get("ctx", {}).get(name)).replace("'", "").replace(" or ", ", ")
+        limit = _plain(first.get("ctx", {}).get(name)).replace("'", "").replace(" or ", ", ")
         return SceneError(key, f"must {text.format(limit)}, got {_got(value, kind)}. {_remedy(kind)}")
     requirement = _KINDS.get(kind)
     if requirement is None:
@@ -86,6 +86,10 @@ def fault(error: ValidationError, root: type[BaseModel]) -> SceneError:
     got = "nothing" if kind == "missing" else show(value)
     remedy = "Add this key." if kind == "missing" else _hint(kind, value)
     return SceneError(key, f"must {requirement}, got {got}. {remedy}")
+
+
+def _plain(limit: object) -> str:
+    return f"{limit:g}" if isinstance(limit, float) else str(limit)
 
 
 def _entries(place: tuple[Any, ...]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ MAX_DEPTH = 12
 MAX_NODES = 20_000
 MAX_TEXT = 8192
 _DIGITS = 100
+_NUMBER = re.compile(r"[+-]?\d[\d_.eE+-]*|0[xob][\da-fA-F_]+")
 
 _DEEP = f"must be nested at most {MAX_DEPTH} deep. Scenes need no more than four."
 _MANY = (
@@ -209,7 +211,7 @@ class _Watch:
             level.keys.add(event.value)
             level.key, level.at_key = event.value, False
             return
-        if len(event.value) > _DIGITS and not event.value.lstrip("+-0123456789_,.eEoxXbB"):
+        if len(event.value) > _DIGITS and _NUMBER.fullmatch(event.value):
             self._fail(
                 event, f"must have at most {_DIGITS} digits, got {len(event.value)}. Write a smaller number."
             )
