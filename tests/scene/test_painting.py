@@ -57,16 +57,15 @@ def test_a_guide_of_strength_1_stays_to_the_pixel_and_others_do_not(model, tmp_p
     guide = "guides: [{image: a.png, box: [96, 0, 160, 64], strength: %s}]"
     kept, loose, none = (painted(guide % strength, model, tmp_path) for strength in ("1", "0.5", "0"))
     assert torch.equal(kept[:, :, 96:160], given)
-    assert not torch.equal(loose[:, :, 96:160], given) and torch.equal(none, painted("", model))
-    assert not torch.equal(loose, none)
+    assert not torch.equal(loose[:, :, 96:160], given) and not torch.equal(loose, none)
+    # Without callbacks the last update is fused, and rounds differently.
+    torch.testing.assert_close(none, painted("", model), atol=1e-5, rtol=1e-5)
 
 
 def test_a_guide_leaves_regions_free(model, tmp_path):
     write_png(torch.zeros(3, 64, 256), tmp_path / "a.png")
-    text = (
-        "regions: [{name: hole, box: [240, 16, 272, 48]}]\nguides: [{image: a.png, strength: 1, free: hole}]"
-    )
-    picture = painted(text.replace("240", "200").replace("272", "232"), model, tmp_path)
+    text = "regions: [{name: hole, box: [200, 16, 232, 48]}]\n"
+    picture = painted(text + "guides: [{image: a.png, strength: 1, free: hole}]", model, tmp_path)
     grey = read_image(tmp_path / "a.png")
     assert (picture[:, 16:48, 200:232] != grey[:, 16:48, 200:232]).any()
     outside = torch.ones(64, 256, dtype=torch.bool)

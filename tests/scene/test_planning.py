@@ -46,8 +46,8 @@ def test_regions_share_calls_by_size_and_guidance(model):
 
 def test_what_nobody_sees_is_left_out(model):
     made = planned(CANVAS + "regions: [{box: [0, 0, 128, 64], style: dawn}]", model)
-    # A grid of five; the region touches all but the last, and the rest needs those that reach beyond 128.
-    assert made.spread.owner.tolist() == [0] * 4 + [-1] * 3
+    # A grid of five: the region touches all but the last, the rest needs those that reach beyond 128.
+    assert made.spread.owner.tolist() == [0] * 4 + [-1] * 2
 
 
 @pytest.mark.parametrize("extra", ["", "feather: 16", "weight: 0.25"])
@@ -86,11 +86,11 @@ def test_evaluations_of_two_stage_solvers(model):
     assert planned(CANVAS + "steps: 8", model).evaluations == 8
 
 
-def test_uncovered_parts_of_a_diffusers_canvas_are_named(tmp_path):
+def test_uncovered_parts_of_a_diffusers_canvas_are_named():
     scene = load(
         "{model: sd, canvas: {width: 1024, height: 512}, regions: [{box: [0, 0, 512, 512], prompt: a}]}"
     )
-    with pytest.raises(SceneError, match=r"prompt: regions must cover .* first at \(512, 0\)"):
+    with pytest.raises(SceneError, match=r"prompt: regions must cover .*first at \(512, 0\)"):
         plan(scene, Model.open("sd", assume=True))
 
 

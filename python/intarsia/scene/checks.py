@@ -123,7 +123,11 @@ def _check_cells(scene: Scene, model: Model) -> None:
         return
     _multiple("canvas.width", scene.canvas.width, model.multiple)
     _multiple("canvas.height", scene.canvas.height, model.multiple)
-    boxes = [(f"regions[{i}]", region.box, region.feather) for i, region in enumerate(scene.regions)]
+    boxes = [
+        (f"regions[{i}]", region.box, region.feather)
+        for i, region in enumerate(scene.regions)
+        if region.painted
+    ]
     boxes += [("grid.region", region.box, 0) for region in scene.places[len(scene.regions) :]]
     boxes += [(f"guides[{i}]", guide.box, 0) for i, guide in enumerate(scene.guides)]
     for key, box, feather in boxes:

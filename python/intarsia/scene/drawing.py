@@ -65,6 +65,7 @@ def draw(scene: Scene, *, width: int = 76, colours: bool = False, ascii_only: bo
         │·········│sun     │
         │·········│        │
         │·········│        │
+        │·········│        │
         └─────────┴────────┘
     """
     page = _Page(scene, width)

@@ -24,6 +24,7 @@ class SceneNoise:
         rerolls: `(m [*S] in [0, 1], seed)` per region with a seed of its own.
 
     Example:
+        >>> import torch
         >>> half = torch.tensor([1.0, 1.0, 0.0, 0.0])
         >>> first, second = SceneNoise(1).initial((4,), 1), SceneNoise(1, [(half, 2)]).initial((4,), 1)
         >>> (first == second).flatten().tolist()
