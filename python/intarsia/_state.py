@@ -68,6 +68,10 @@ class Info:
         denoised: [B, C, *S], the step's first estimate of the clean canvas, or None where a fused update
             never formed it.
         corrector: the corrector's own Info, or None.
+        acceptance: [B] float64, the mean chance of acceptance of a Metropolis test, or None without one.
+        energy_error: [B] float64, the mean absolute error of the energy along its trajectories.
+        divergences: [B] int64, trajectories whose energy ended infinite, NaN, or more than 1,000 higher.
+        step_size: what was used, where it was found by adaptation.
     """
 
     sigma: float
@@ -76,6 +80,10 @@ class Info:
     sigma_hat: float | None = None
     denoised: Tensor | None = None
     corrector: Info | None = None
+    acceptance: Tensor | None = None
+    energy_error: Tensor | None = None
+    divergences: Tensor | None = None
+    step_size: float | None = None
 
 
 def marginal(state: State) -> tuple[float, float]:

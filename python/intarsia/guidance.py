@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -15,9 +15,11 @@ from intarsia.types import (
     Denoiser,
     broadcast_cond,
     cat_cond,
+    energy_of,
     override_cond,
     same_structure,
     sizes_of,
+    with_energy,
 )
 
 __all__ = ["CFG", "Native", "Rescale", "Term", "evaluate", "flatten", "native", "process_of"]
@@ -98,6 +100,21 @@ class CFG:
     def native(self) -> Denoiser:
         """The same sum of the networks' own outputs; a leaf without `native` makes it an AttributeError."""
         return native(self)
+
+    @property
+    def energy(self) -> Callable[..., Tensor]:
+        """The same sum of the network's energies; an AttributeError where it has none."""
+        if energy_of(self.denoiser) is None:
+            raise AttributeError(f"{type(self.denoiser).__name__} has no energy")
+
+        def total(x: Tensor, sigma: Tensor, cond: Cond = None) -> Tensor:
+            value = torch.zeros(x.shape[0], dtype=x.dtype, device=x.device)
+            for leaf, over, scale in self.terms:
+                _refuse_regional(scale)
+                value = value + scale * with_energy(leaf, x, sigma, override_cond(cond, over))[0]
+            return value
+
+        return total
 
     def __call__(self, x: Tensor, sigma: Tensor, cond: Cond = None) -> Tensor:
         """Return the guided estimate [B, C, *S] at `x` [B, C, *S] and noise levels `sigma` [B].

@@ -21,6 +21,7 @@ from intarsia._cond import (
     override_cond,
     same_structure,
 )
+from intarsia._energy import energy_of, with_energy
 from intarsia._state import Info, State, marginal
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "check_canvas",
     "check_cond",
     "denoise",
+    "energy_of",
     "index_cond",
     "level",
     "log_sigmas",
@@ -50,6 +52,7 @@ __all__ = [
     "per_sample",
     "same_structure",
     "sizes_of",
+    "with_energy",
 ]
 
 
@@ -90,10 +93,11 @@ Generators: TypeAlias = (
 class Denoiser(Protocol):
     """The posterior mean `D(x, sigma) = E[x0 | x]` for `x = x0 + sigma * n`, n standard normal.
 
-    Any callable of this shape will do. Three optional attributes are honoured: `sizes`, the spatial sizes
-    that the network was trained on; `affine(x, sigma, cond, *, a, b, c, noise)`, a fused update, which takes
-    `out`, too, where the denoiser says `writes_out`; and `native(x, t, cond)`, the network itself in its own
-    scale, time and prediction type, for schedulers that want just that.
+    Any callable of this shape will do. Optional attributes are honoured: `sizes`, the spatial sizes that the
+    network was trained on; `affine(x, sigma, cond, *, a, b, c, noise)`, a fused update, which takes `out`,
+    too, where the denoiser says `writes_out`; `native(x, t, cond)`, the network itself in its own scale, time
+    and prediction type, for schedulers that want just that; and `energy(x, sigma, cond) -> [B]`, minus the
+    log density at this level up to a constant, with `with_energy` for both at once.
     """
 
     def __call__(self, x: Tensor, sigma: Tensor, cond: Cond = None, /) -> Tensor:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import Literal
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from intarsia.compose._constant import constant
+from intarsia.compose._energy import summed, why_no_energy
 from intarsia.compose._job import Update, jobs_of, updated
 from intarsia.compose.factor import Factor
 from intarsia.guidance import native, process_of
@@ -134,6 +135,27 @@ class Composite:
         """What its networks predict of which process, where they share one and say so."""
         kinds = {process_of(leaf) for factor in self.factors for leaf, _, _ in factor.terms}
         return kinds.pop() if len(kinds) == 1 else None
+
+    @property
+    def energy(self) -> Callable[..., Tensor]:
+        """`energy(x [B, C, *S], sigma [B], cond) -> [B]`: the factors' energies, summed over their regions.
+
+        An AttributeError where there is none: an average, weights that vary, or a leaf without an energy.
+        """
+        reason = why_no_energy(self.name, self.factors, normalize=self.normalize)
+        if reason is not None:
+            raise AttributeError(reason)
+        return lambda x, sigma, cond=None: summed(self.factors, x, sigma, cond)[0].to(x.dtype)
+
+    @property
+    def with_energy(self) -> Callable[..., tuple[Tensor, Tensor]]:
+        """Energy [B] and estimate [B, C, *S] in one go; an AttributeError where there is no energy."""
+        _ = self.energy
+
+        def both(x: Tensor, sigma: Tensor, cond: Cond = None) -> tuple[Tensor, Tensor]:
+            return summed(self.factors, x, sigma, cond)
+
+        return both
 
     def affine(
         self,

@@ -6,12 +6,15 @@ is always `x = x0 + sigma * n`; a variance-preserving network sees `x / sqrt(1 +
 `x / (1 + sigma)`.
 """
 
+from intarsia.denoisers.energy import EnergyDenoiser, Potential
 from intarsia.denoisers.parametrisations import from_edm, from_eps, from_flow, from_score, from_v, from_x0
 from intarsia.denoisers.preconditioned import Clip, Network, Preconditioned
 
 __all__ = [
     "Clip",
+    "EnergyDenoiser",
     "Network",
+    "Potential",
     "Preconditioned",
     "from_edm",
     "from_eps",
