@@ -33,6 +33,7 @@ MAY_IMPORT["compose"] = {*MAY_IMPORT}
 MAY_IMPORT["samplers"] = {"types", "ops", "schedules", "denoisers", "guidance"}
 MAY_IMPORT["conditioning"] = {"types", "ops", "schedules", "denoisers", "guidance"}
 MAY_IMPORT["models"] = {"types", "ops"}
+MAY_IMPORT["kinematics"] = {"types", "ops"}
 for _name in ("training", "media", "metrics", "adapters"):
     MAY_IMPORT[_name] = {
         "types",
@@ -45,6 +46,7 @@ for _name in ("training", "media", "metrics", "adapters"):
         "samplers",
         "conditioning",
         "models",
+        "kinematics",
     }
 MAY_IMPORT["scene"] = {*MAY_IMPORT}
 MAY_IMPORT["cli"] = {*MAY_IMPORT}

@@ -75,7 +75,7 @@ def test_a_resumed_run_repeats_an_unbroken_one(photos: Path, tmp_path: Path) -> 
     whole = train(photos, tmp_path / "a", TINY, progress=False)
     # The rate depends on the planned length, so the broken run must stop early, not be planned shorter.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("intarsia.training.image._Run.advance", stop_at(3))
+        patch.setattr("intarsia.training.run.Run.advance", stop_at(3))
         with pytest.raises(KeyboardInterrupt):
             train(photos, tmp_path / "b", TINY, progress=False)
     assert torch.load(tmp_path / "b" / "checkpoint.pt", weights_only=True)["step"] == 3
@@ -87,11 +87,11 @@ def test_a_resumed_run_repeats_an_unbroken_one(photos: Path, tmp_path: Path) -> 
 
 
 def stop_at(step: int):
-    from intarsia.training.image import _Run
+    from intarsia.training import Run
 
-    advance = _Run.advance
+    advance = Run.advance
 
-    def patched(run: _Run) -> float:
+    def patched(run: Run) -> float:
         if run.step == step:
             raise KeyboardInterrupt
         return advance(run)

@@ -69,3 +69,44 @@ def image(
     path = run(data, output, ImageTraining(**chosen), resume=not fresh, progress=not quiet)
     if not quiet:
         say(f"wrote {show_path(path)}")
+
+
+@train.command("motion", cls=Command)
+def motion(
+    data: Annotated[
+        Path, typer.Option("--data", "-d", metavar="FILE.npz", help="Clips of the CMU motion capture set.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="For model, checkpoint and log.")
+    ],
+    iterations: Annotated[
+        int | None, typer.Option(metavar="N", show_default="6000", help="Optimiser steps.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", show_default="0", help="Of every random number.")
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", metavar="", help="Start again, even if there is a checkpoint.")
+    ] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train a motion model on clips of motion capture.
+
+    An interrupted run goes on from its last checkpoint when the same command is given again. Then:
+    [bold]intarsia generate motion --model FOLDER/model.safetensors -o out.bvh[/bold]
+    """
+    given = {"iterations": iterations, "seed": seed}
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    for name, value in chosen.items():
+        if value < (name != "seed"):
+            raise Problem(
+                f"train motion: --{name} must be positive, got {value}. Leave it out for the default."
+            )
+    from intarsia.media.motion import read_clips
+    from intarsia.training import MotionTraining, train_motion
+
+    clips = [(clip.motion, clip.action, clip.held) for clip in read_clips(data)]
+    path = train_motion(clips, output, MotionTraining(**chosen), resume=not fresh, progress=not quiet)
+    if not quiet:
+        say(f"wrote {show_path(path)}")

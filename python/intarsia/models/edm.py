@@ -18,9 +18,9 @@ class EDMDenoiser(nn.Module):
     """Denoiser `D(x, sigma, cond) = c_skip x + c_out F(c_in x, ln(sigma)/4, cond)`.
 
     `c_skip = sd^2/(sigma^2+sd^2)`, `c_out = sigma sd/sqrt(sigma^2+sd^2)`, `c_in = 1/sqrt(sigma^2+sd^2)`.
-    `cond` holds `"style" [B]` int64 (missing: the null class 0) and `"vertical" [B, 2]`: the centre of the
-    patch and its extent along the first axis, both relative to the canvas (missing: a patch that is
-    its own canvas, `(0.5, 1)`).
+    `cond` holds `"style" [B]` int64 (missing: the null class 0) and, for networks that have positions,
+    `"vertical" [B, 2]`: the centre of the patch and its extent along the first axis, both relative to the
+    canvas (missing: a patch that is its own canvas, `(0.5, 1)`).
 
     Args:
         net: the raw network.
@@ -28,6 +28,8 @@ class EDMDenoiser(nn.Module):
         sizes: patch sizes the network was trained on; composites check against them.
         sigma_data: standard deviation of the data.
         sigma_range: smallest and largest sigma to sample from.
+        label: the name of the class in `cond`, e.g. `"action"` for motion.
+        about: further facts for the model file, JSON-able, such as how motions become numbers.
 
     Note:
         Sampling state stays in float32; `compute_dtype` (bfloat16 by `intarsia.models.load` where the
@@ -51,6 +53,8 @@ class EDMDenoiser(nn.Module):
         sizes: Sequence[Sequence[int]] = (),
         sigma_data: float = 0.5,
         sigma_range: tuple[float, float] = (0.002, 80.0),
+        label: str = "style",
+        about: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.net = net
@@ -58,6 +62,8 @@ class EDMDenoiser(nn.Module):
         self.sizes = tuple(tuple(size) for size in sizes)
         self.sigma_data = sigma_data
         self.sigma_min, self.sigma_max = sigma_range
+        self.label, self.about = label, dict(about or {})
+        self.keys = (label, "vertical") if net.position is not None else (label,)
         self.compute_dtype = torch.float32
 
     def precond(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -69,13 +75,14 @@ class EDMDenoiser(nn.Module):
     def raw(self, x: Tensor, sigma: Tensor, cond: Mapping[str, Any] | None = None) -> Tensor:
         """Raw network output `F [B, C, *s]` in float32 for `x [B, C, *s]`, `sigma [B]`."""
         cond = cond or {}
-        if not set(cond) <= {"style", "vertical"}:
+        if not set(cond) <= set(self.keys):
             raise ValueError(
-                f"EDMDenoiser: cond must hold style and vertical only, got {', '.join(map(str, cond))}. "
+                f"EDMDenoiser: cond must hold {' and '.join(self.keys)} only, got "
+                f"{', '.join(map(str, cond))}. "
                 "A key that is not understood would be ignored in silence."
             )
         rows, device = x.shape[0], x.device
-        style, vertical = cond.get("style"), cond.get("vertical")
+        style, vertical = cond.get(self.label), cond.get("vertical")
         if style is None:
             style = torch.zeros(rows, dtype=torch.long, device=device)
         if vertical is None:

@@ -72,6 +72,8 @@ def save(denoiser: EDMDenoiser, path: str | Path, settings: dict[str, Any]) -> N
         "sizes": denoiser.sizes,
         "sigma_data": denoiser.sigma_data,
         "sigma_range": (denoiser.sigma_min, denoiser.sigma_max),
+        "label": denoiser.label,
+        "about": denoiser.about,
     }
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -131,6 +133,8 @@ def load(
             sizes=about["sizes"],
             sigma_data=about["sigma_data"],
             sigma_range=tuple(about["sigma_range"]),
+            label=str(about.get("label", "style")),
+            about=about.get("about"),
         )
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]

@@ -121,6 +121,7 @@ class UNet(nn.Module):
                 f"UNet: channels must be positive multiples of 16, got {tuple(channels)}. "
                 "Round each width to the nearest multiple of 16."
             )
+        self.channels = in_channels
         self.ndim, self.factor = ndim, 2 ** (len(channels) - 1)
         emb = 4 * channels[0]
         self.noise = nn.Sequential(nn.Linear(64, emb), nn.SiLU(), nn.Linear(emb, emb))
