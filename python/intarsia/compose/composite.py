@@ -42,9 +42,9 @@ class Composite:
     Note:
         Summed in float32 (float64 on float64 canvases) whatever the networks' dtype. The result does not
         depend on `max_batch`, nor on the order of regions with distinct offsets, bit for bit where the
-        networks' rows do not. Differentiable in `x` and in whatever the denoisers are. Patch buffers are kept
-        between calls with grad mode off, so a network must not hold on to its input; results are always fresh
-        memory. Safe to call from several threads and from inside its own denoisers.
+        networks' rows do not. Differentiable in `x` and in whatever the denoisers are. Patch buffers and
+        small conditions are kept between calls with grad mode off, so a network must neither hold on to its
+        input nor write into its condition; results are always fresh memory. Safe to call from several threads and from inside its own denoisers.
     """
 
     def __init__(
