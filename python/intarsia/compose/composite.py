@@ -44,7 +44,8 @@ class Composite:
         depend on `max_batch`, nor on the order of regions with distinct offsets, bit for bit where the
         networks' rows do not. Differentiable in `x` and in whatever the denoisers are. Patch buffers and
         small conditions are kept between calls with grad mode off, so a network must neither hold on to its
-        input nor write into its condition; results are always fresh memory. Safe to call from several threads and from inside its own denoisers.
+        input nor write into its condition; results are always fresh memory. Safe to call from several
+        threads and from inside its own denoisers.
     """
 
     def __init__(
