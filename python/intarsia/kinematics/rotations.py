@@ -19,8 +19,8 @@ def from_rotvec(rotvec: Tensor) -> Tensor:
         `[..., 3, 3]`, for column vectors.
 
     Example:
-        >>> from_rotvec(torch.tensor([0.0, torch.pi / 2, 0.0])).round().tolist()[0]
-        [0.0, 0.0, 1.0]
+        >>> from_rotvec(torch.tensor([0.0, torch.pi / 2, 0.0]))[0].round(decimals=3).abs()
+        tensor([0., 0., 1.])
     """
     angle = rotvec.norm(dim=-1)[..., None, None]
     x, y, z = rotvec.unbind(-1)
