@@ -56,7 +56,7 @@ def test_everybody_agrees_and_is_timed(rows: list[dict[str, Any]], tmp_path: Pat
         ("panorama", "panorama", 2),
         ("panorama", "panorama", 8),
     ]
-    assert all(row["error"] <= 1e-6 and row["steps"] >= 1 for row in rows)
+    assert all(row["error"] <= 1e-5 and row["steps"] >= 1 for row in rows)
     assert all(0 < row["network_ms"] <= row["step_ms"] for row in rows)
     assert {row["who"] for row in rows if "run_s" in row} == {"intarsia", "mixture_canvas", "panorama"}
 
