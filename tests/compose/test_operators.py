@@ -204,7 +204,7 @@ def test_a_classifier_guides_as_an_energy() -> None:
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_reverse_diffusion_is_wrong_for_products_and_hmc_is_right(count: int) -> None:
-    """n equal Gaussians of variance s2: ancestral gives s2 / (2n - 1), the flow about 0, the truth is s2 / n."""
+    """n equal Gaussians of variance s2: ancestral gives s2 / (2n - 1), the flow about 0, truth s2 / n."""
     s2, samples = 0.25, 8192
     together = compose.product(*[gaussian(0.0, s2)] * count)
     sigmas = schedules.karras(200, 0.01, 20.0)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from intarsia import guidance, layout
+from intarsia import compose, guidance, layout
 from intarsia.compose import Factor, average
 from intarsia.types import PerCanvas
 from torch import Tensor
@@ -101,3 +101,33 @@ def test_inference_tensors_have_no_version_and_are_not_kept() -> None:
         made(X, LEVEL)
         cond["style"][0] = 9.0
         assert torch.equal(made(X, LEVEL), fresh(cond))
+
+
+def test_a_network_may_write_into_what_it_is_told() -> None:
+    seen: list[list[float]] = []
+
+    def net(x: Tensor, sigma: Tensor, cond: Any) -> Tensor:
+        seen.append(cond["gain"].tolist())
+        cond["gain"].add_(1)
+        return x
+
+    made = compose.average(Factor(net, layout.chain(8, 4, 4), cond={"gain": torch.tensor([1.0, 2.0])}))
+    with torch.no_grad():
+        for _ in range(3):
+            made(torch.zeros(1, 1, 8), torch.ones(1))
+    assert seen == [[1.0, 2.0]] * 3
+
+
+def test_a_bad_region_of_any_kind_is_named() -> None:
+    """Regions of another rank than the canvas, in batches: the look comes one call late."""
+
+    def net(x: Tensor, sigma: Tensor, cond: Any) -> Tensor:
+        return torch.where(cond["bad"].reshape(-1, 1, 1, 1), torch.nan, x)
+
+    faces = layout.cubemap(4).faces
+    bad = torch.zeros(6, dtype=torch.bool)
+    bad[3] = True
+    made = compose.average(Factor(net, faces, cond={"bad": bad}, max_batch=2))
+    with torch.no_grad(), pytest.raises(compose.NonFiniteRegionError, match="from a finite input") as caught:
+        made(torch.zeros(1, 2, 6, 4, 4), torch.ones(1))
+    assert caught.value.region == 3

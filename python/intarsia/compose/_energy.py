@@ -65,7 +65,7 @@ def _answers(
     rows = Rows(index, factor.cond, [override], factor.max_batch)
     flat = patches.flatten(0, 1)
     values, estimates = [], []
-    for start, stop, told in rows.batches(samples, cond, flat.device):
+    for start, stop, told in rows.batches(samples, cond, flat.device, keep=False):
         levels = sigma.index_select(0, torch.arange(start, stop, device=sigma.device) // regions)
         value, estimate = with_energy(leaf, flat[start:stop], levels, told)
         values.append(value)

@@ -255,7 +255,7 @@ class Job:
         sample, local = self.rows.locate(looked.start + row)
         region = int(self.rows.index[local])
         # The patches may have been written over; the canvas has not.
-        patch = cut().flatten(0, -self.part.offsets.shape[1] - 2)[looked.start + row]
+        patch = cut().flatten(0, -len(self.part.patch) - 2)[looked.start + row]
         clean = bool(torch.isfinite(patch).all())
         place = f"region {region} (offset {tuple(self.part.offsets[local].tolist())}) of sample {sample}"
         source = "a finite input" if clean else "an input that already had some"

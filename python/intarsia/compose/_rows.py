@@ -32,6 +32,7 @@ class _Held(NamedTuple):
     key: tuple[object, ...]
     leaves: list[object]
     batches: list[Batch]
+    versions: list[int]
 
 
 class Rows:
@@ -62,8 +63,10 @@ class Rows:
             return
         key, leaves = known
         held = self._held
-        if held is None or held.key != key:
-            held = self._held = _Held(key, leaves, [*self._made(samples, cond, device)])
+        # A network may also have written into what it was told.
+        if held is None or held.key != key or held.versions != _versions(held.batches):
+            made = [*self._made(samples, cond, device)]
+            held = self._held = _Held(key, leaves, made, _versions(made))
         for start, stop, told in held.batches:
             # A network may take its dict apart.
             yield start, stop, _shallow(told)
@@ -136,6 +139,11 @@ def _leaves(cond: Cond) -> Iterator[object]:
             yield from _leaves(value)
     else:
         yield cond.value if isinstance(cond, PerCanvas) else cond
+
+
+def _versions(batches: list[Batch]) -> list[int]:
+    leaves = (leaf for _, _, told in batches for leaf in _leaves(told))
+    return [leaf._version for leaf in leaves if isinstance(leaf, Tensor) and not leaf.is_inference()]
 
 
 def _shallow(cond: Cond) -> Cond:
