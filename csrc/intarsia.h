@@ -27,10 +27,10 @@ namespace intarsia {
 enum class DType : int32_t { f16, bf16, f32, f64 };  // half types as the 16 bits that the hardware reads
 constexpr int kMaxDims = 3;
 
-// Rows of the canvas that share one list of regions, cut into pieces that fit the first-level cache.
+// Rows of the canvas under one list of regions, cut into pieces that fit the first-level cache.
 // Only the CPU kernels walk them.
 struct Band {
-  int64_t row_cell;   // cell along axis 0 times cells[1] plus cell along axis 1
+  int64_t list;       // which list of regions is over it; a region may end before its last row
   int64_t x0;         // place along axis 0
   int64_t x1, rows;   // first place and number of places along axis 1
   int64_t x2, width;  // first place and number of places along axis 2
@@ -57,8 +57,8 @@ struct PlanView {
   const int32_t* cell_region = nullptr;            // regions of each cell, in order
 
   // The CPU kernels' own form of the same lists; null in a plan on another device.
-  const int64_t* row_start = nullptr;   // [K0 * K1 + 1] into row_region
-  const int32_t* row_region = nullptr;  // regions that cross each row cell, in order
+  const int64_t* row_start = nullptr;   // into row_region: lists of row cells [K0 * K1], then of several
+  const int32_t* row_region = nullptr;  // regions of each list, in order
   const Band* bands = nullptr;
   int64_t num_bands = 0;
 };

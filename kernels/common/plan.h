@@ -58,11 +58,22 @@ class Plan {
   void find_rows();
   void find_bands();
   void cover_columns(int64_t row_cell, std::vector<int64_t>& cover) const;
-  void add_bands(int64_t row_cell, int64_t first, int64_t last, int64_t depth, bool single);
+  // Columns of a row cell with one kind of band, and how many regions lie over them on average.
+  struct Run {
+    int64_t first, last, depth;
+    bool single, fused;
+  };
+  void find_runs(const std::vector<int64_t>& cover, std::vector<Run>& runs) const;
+  void count_uncovered(int64_t row_cell, const std::vector<int64_t>& cover);
+  void add_bands(int64_t row_cell, const Run& run);
+  void add_slabs(int64_t first_cell, int64_t last_cell, const std::vector<int64_t>& depth);
+  int64_t list_of(int64_t first_cell, int64_t last_cell);
+  void add_band(int64_t list, int64_t x0, int64_t x1, int64_t rows, int64_t x2, int64_t columns,
+                int64_t depth, bool single);
 
   PlanView view_;
   std::vector<int64_t> row_start_;
-  std::vector<int32_t> row_region_;
+  std::vector<int32_t> row_region_, rank_;
   std::vector<Ranges> range2_;
   std::vector<Band> bands_;
   int64_t uncovered_ = 0, first_uncovered_ = -1;
@@ -209,86 +220,6 @@ inline void Plan::find_rows() {
   }
 }
 
-// cover[k] = number of regions over cell k of axis 2 in this row cell.
-inline void Plan::cover_columns(int64_t row_cell, std::vector<int64_t>& cover) const {
-  cover.assign(view_.cells[2] + 1, 0);
-  for (int64_t i = row_start_[row_cell]; i < row_start_[row_cell + 1]; ++i) {
-    const Ranges& ranges = range2_[row_region_[i]];
-    for (int j = 0; j < ranges.count; ++j) {
-      ++cover[ranges.range[j].first];
-      --cover[ranges.range[j].last];
-    }
-  }
-  std::partial_sum(cover.begin(), cover.end(), cover.begin());
-}
-
-// Cuts columns [first, last) of a row cell into bands.
-inline void Plan::add_bands(int64_t row_cell, int64_t first, int64_t last, int64_t depth, bool single) {
-  using namespace plan_limits;
-  if (first == last) return;
-  const int64_t k0 = row_cell / view_.cells[1], k1 = row_cell % view_.cells[1];
-  const int64_t most = single || view_.ndim == 1 ? band_elements : band_width;
-  const int64_t pieces = (last - first + most - 1) / most;
-  const int64_t width = ((last - first + pieces - 1) / pieces + 15) / 16 * 16;
-  const int64_t height = std::max<int64_t>(1, band_elements / width);
-  for (int64_t x0 = edges[0][k0]; x0 < edges[0][k0 + 1]; ++x0) {
-    for (int64_t x1 = edges[1][k1]; x1 < edges[1][k1 + 1]; x1 += height) {
-      const int64_t rows = std::min(height, edges[1][k1 + 1] - x1);
-      for (int64_t x2 = first; x2 < last; x2 += width) {
-        const int64_t columns = std::min(width, last - x2);
-        const int64_t before = bands_.empty() ? 0 : bands_.back().cost;
-        bands_.push_back(
-            {row_cell, x0, x1, rows, x2, columns, before + rows * columns * (depth + 2), single});
-      }
-    }
-  }
-}
-
-inline void Plan::find_bands() {
-  const std::vector<int64_t>& e = edges[2];
-  std::vector<int64_t> cover;
-  for (int64_t row = 0; row < view_.cells[0] * view_.cells[1]; ++row) {
-    const int64_t k0 = row / view_.cells[1], k1 = row % view_.cells[1];
-    const int64_t area = (edges[0][k0 + 1] - edges[0][k0]) * (edges[1][k1 + 1] - edges[1][k1]);
-    cover_columns(row, cover);
-    int64_t first = 0, work = 0;
-    const auto cut = [&](int64_t until) {
-      const int64_t columns = until - first;
-      if (columns > 0) add_bands(row, first, until, (work + columns - 1) / columns, false);
-      first = until, work = 0;
-    };
-    for (int64_t k = 0; k < view_.cells[2];) {
-      int64_t end = k + 1;
-      while (end < view_.cells[2] && cover[end] == cover[k]) ++end;
-      const int64_t columns = e[end] - e[k];
-      if (cover[k] == 0) {
-        if (uncovered_ == 0) {
-          first_uncovered_ = (edges[0][k0] * view_.canvas[1] + edges[1][k1]) * view_.canvas[2] + e[k];
-        }
-        uncovered_ += area * columns;
-      }
-      if (cover[k] == 1 && columns >= plan_limits::copied_run) {
-        cut(e[k]);
-        add_bands(row, e[k], e[end], 1, true);
-        first = e[end];
-      } else {
-        for (int64_t j = k; j < end; ++j) {
-          const int64_t own = e[j + 1] - e[j];
-          if (own >= plan_limits::fused_run) {
-            cut(e[j]);
-            add_bands(row, e[j], e[j + 1], cover[j], false);
-            first = e[j + 1];
-          } else {
-            work += cover[j] * own;
-          }
-        }
-      }
-      k = end;
-    }
-    cut(view_.canvas[2]);
-  }
-}
-
 inline const PlanView& Plan::rows() {
   if (has_rows_) return view_;
   find_edges();
@@ -354,3 +285,5 @@ inline const PlanView& Plan::cells() {
 }
 
 }  // namespace intarsia
+
+#include "common/bands.h"

@@ -17,7 +17,7 @@ struct Piece {
   int64_t f1_step, w_step;
   int64_t patch;  // element of the patch plane under the piece's first element
   int64_t region;
-  int64_t at, columns;  // where the piece lies in the band's rows
+  int64_t row, rows, at, columns;  // where the piece lies in the band
 };
 
 // What the regions say: a patch's elements, or several answers to each of them, guided.
@@ -157,11 +157,28 @@ INTARSIA_INLINE void add_piece(A* sums, int64_t sums_step, const Answers<T, A>& 
   }
 }
 
+// The same for weights alone.
+template <int K, class A>
+INTARSIA_INLINE void add_narrow_weights(A* totals, int64_t totals_step, const Piece<A>& piece) {
+  constexpr int64_t L = lanes<A>;
+  V<A> w[K];
+  for (int k = 0; k < K; ++k) w[k] = Memory<A, A>::load(piece.w + k * L);
+  for (int64_t i = 0; i < piece.rows; ++i, totals += totals_step) {
+    const V<A> a = splat(piece.base * piece.f1[i * piece.f1_step]);
+    for (int k = 0; k < K; ++k) {
+      Memory<A, A>::store(totals + k * L, Memory<A, A>::load(totals + k * L) + a * w[k]);
+    }
+  }
+}
+
 // totals[row, at + j] += weight.
 template <class A>
-INTARSIA_INLINE void add_weights(A* totals, int64_t totals_step, const Piece<A>& piece, int64_t rows) {
+INTARSIA_INLINE void add_weights(A* totals, int64_t totals_step, const Piece<A>& piece) {
   constexpr int64_t L = lanes<A>;
-  for (int64_t i = 0; i < rows; ++i) {
+  if (piece.w_step == 0 && piece.columns == 4 * L) {
+    return add_narrow_weights<4>(totals + piece.at, totals_step, piece);
+  }
+  for (int64_t i = 0; i < piece.rows; ++i) {
     A* t = totals + i * totals_step + piece.at;
     const A* w = piece.w + i * piece.w_step;
     const V<A> a = splat(piece.base * piece.f1[i * piece.f1_step]);

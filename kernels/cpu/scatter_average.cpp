@@ -16,6 +16,8 @@ namespace {
 
 // Regions whose terms meet in registers; under more, a band's sums are kept in memory.
 constexpr int64_t kMostFused = 16;
+// A piece's elements are asked for while the fourth before it is added: the last cache is that far away.
+constexpr int64_t kPiecesAhead = 4;
 // A plan's bands hold at most 4096 elements; their rows are padded to a multiple of 16 and 16 more, for whole
 // vectors.
 constexpr int64_t kBandElements = 4096, kScratch = 2 * kBandElements + 64;
@@ -86,8 +88,9 @@ class Scatter {
                               static_cast<int64_t>(sizeof(T))
                         : 0;
     streamed_ = worth_streaming(bytes_out_);
-    for (int64_t k = 0; plan.row_start && k < row_cells(); ++k) {
-      most_regions_ = std::max(most_regions_, plan.row_start[k + 1] - plan.row_start[k]);
+    for (int64_t k = 0; k < plan.num_bands; ++k) {
+      const int64_t* start = plan.row_start + plan.bands[k].list;
+      most_regions_ = std::max(most_regions_, start[1] - start[0]);
     }
   }
 
@@ -129,7 +132,7 @@ class Scatter {
 
   Status run_share(Place first, Place last) const {
     const Buffer<A> sums = allocate<A>(kScratch), totals = allocate<A>(kScratch);
-    const Buffer<Piece<A>> pieces = allocate<Piece<A>>(2 * most_regions_ + 1);
+    const Buffer<Piece<A>> pieces = allocate<Piece<A>>(4 * most_regions_ + 1);
     if (!sums || !totals || !pieces) return {Status::out_of_memory, 0, nullptr};
     Status found;
     for (int64_t i = first.band; i <= last.band && i < plan_.num_bands; ++i) {
@@ -149,7 +152,7 @@ class Scatter {
     const bool copied = band.single && normalize_ && fusion_.terms == 1 && !fusion_.x;
     if (!patches_ || (normalize_ && !(copied && weights_.positive()))) {
       std::fill_n(totals, rows * step, A(0));
-      for (int64_t k = 0; k < n; ++k) add_weights(totals, step, pieces[k], rows);
+      for (int64_t k = 0; k < n; ++k) add_weights(totals + pieces[k].row * step, step, pieces[k]);
     }
     if (!patches_) {
       write(band, 0, rows, totals, step, nullptr, 0, {});
@@ -162,9 +165,10 @@ class Scatter {
           return {Status::total_not_positive, canvas_element(band) + i * plan_.canvas[2] + bad, nullptr};
       }
     }
-    const bool filled =
-        !copied && n <= kMostFused && band.width >= lanes<A> &&
-        std::all_of(pieces, pieces + n, [&](const auto& p) { return p.at == 0 && p.columns == band.width; });
+    const bool filled = !copied && n <= kMostFused && band.width >= lanes<A> &&
+                        std::all_of(pieces, pieces + n, [&](const auto& p) {
+                          return p.columns == band.width && p.rows == band.rows;
+                        });
     Answers<T, A> sources[kMostFused];
     const int64_t most = rows_are_channels_ ? std::max<int64_t>(1, 3 * kBandElements / 2 / step) : 1;
     for (int64_t plane = from; plane < to;) {
@@ -191,9 +195,12 @@ class Scatter {
       } else {
         std::fill_n(sums, height * step, A(0));
         for (int64_t k = 0; k < n; ++k) {
-          const T* next = k + 1 < n ? answers(pieces[k + 1], plane).p
-                                    : answers(pieces[0], std::min(plane + taken, to - 1)).p;
-          add_piece(sums, step, answers(pieces[k], plane), plan_.patch[2], pieces[k], height, next);
+          const int64_t later = k + kPiecesAhead;
+          const T* next =
+              later < n ? answers(pieces[later], plane).p
+                        : answers(pieces[later - n < n ? later - n : 0], std::min(plane + taken, to - 1)).p;
+          add_piece(sums + pieces[k].row * step, step, answers(pieces[k], plane), plan_.patch[2], pieces[k],
+                    rows_are_channels_ ? height : pieces[k].rows, next);
         }
         write(band, plane, height, sums, step, normalize_ ? totals : nullptr, rows_are_channels_ ? 0 : step,
               update);
@@ -203,7 +210,6 @@ class Scatter {
     return {};
   }
 
-  int64_t row_cells() const { return plan_.cells[0] * plan_.cells[1]; }
   int64_t canvas_element(const Band& band) const {
     return (band.x0 * plan_.canvas[1] + band.x1) * plan_.canvas[2] + band.x2;
   }
@@ -246,10 +252,10 @@ class Scatter {
                plan_.patch[2], height, piece.columns, streamed_);
   }
 
-  // The parts of regions that lie in a band, in the plan's order; two for a region whose seam crosses it.
+  // The parts of regions that lie in a band, in the plan's order; several for a region whose seams cross it.
   int64_t find_pieces(const Band& band, Piece<A>* pieces) const {
-    const int32_t* region = plan_.row_region + plan_.row_start[band.row_cell];
-    const int32_t* const end = plan_.row_region + plan_.row_start[band.row_cell + 1];
+    const int32_t* region = plan_.row_region + plan_.row_start[band.list];
+    const int32_t* const end = plan_.row_region + plan_.row_start[band.list + 1];
     const int64_t right = band.x2 + band.width, left = band.x2 - plan_.patch[2];
     int64_t n = 0;
     while (region < end) {
@@ -286,6 +292,17 @@ class Scatter {
     return std::partition_point(first + step / 2, std::min(first + step, end), same);
   }
 
+  // Where a region starting at `start` lies in a band along one axis, and then its image one canvas before.
+  template <class Act>
+  static void each_overlap(int64_t start, int64_t patch, int64_t canvas, bool wrap, int64_t first,
+                           int64_t length, const Act& act) {
+    for (; start + patch > first; start -= canvas) {
+      const int64_t low = std::max(start, first), high = std::min(start + patch, first + length);
+      if (low < high) act(low - first, high - low, low - start);
+      if (!wrap) break;
+    }
+  }
+
   int64_t add_pieces(const Band& band, const int32_t* region, const int32_t* end, Piece<A>* pieces,
                      int64_t n) const {
     const int lead = kMaxDims - plan_.ndim;
@@ -293,21 +310,21 @@ class Scatter {
       const int64_t r = *region;
       const int64_t* at = offset(r);
       const int64_t j0 = lead > 0 ? 0 : local_coordinate(band.x0, at[0], plan_.canvas[0], plan_.wrap[0]);
-      const int64_t j1 = lead > 1 ? 0 : local_coordinate(band.x1, at[1], plan_.canvas[1], plan_.wrap[1]);
-      // The region's columns and, if it crosses the seam, their image one canvas to the left.
-      for (int64_t start = at[2]; start + plan_.patch[2] > 0; start -= plan_.canvas[2]) {
-        const int64_t first = std::max(start, band.x2);
-        const int64_t last = std::min(start + plan_.patch[2], band.x2 + band.width);
-        if (first < last) {
+      const auto add_rows = [&](int64_t row, int64_t rows, int64_t j1) {
+        const auto add = [&](int64_t column, int64_t columns, int64_t j2) {
           Piece<A>& piece = pieces[n++];
-          const int64_t j2 = first - start;
           piece.region = r;
-          piece.at = first - band.x2;
-          piece.columns = last - first;
+          piece.row = row, piece.rows = rows;
+          piece.at = column, piece.columns = columns;
           piece.patch = (j0 * plan_.patch[1] + j1) * plan_.patch[2] + j2;
           weights_.place(piece, j0, j1, j2);
-        }
-        if (!plan_.wrap[2]) break;
+        };
+        each_overlap(at[2], plan_.patch[2], plan_.canvas[2], plan_.wrap[2], band.x2, band.width, add);
+      };
+      if (lead > 1) {
+        add_rows(0, 1, 0);
+      } else {
+        each_overlap(at[1], plan_.patch[1], plan_.canvas[1], plan_.wrap[1], band.x1, band.rows, add_rows);
       }
     }
     return n;
