@@ -20,6 +20,7 @@ from intarsia.layout._check import fail
 from intarsia.types import Cond, Denoiser, PerCanvas, StopSampling
 
 _NEGATIVE = "negative_"
+_OWN = ("prompt", "side", "patch")
 
 
 def guide_scales(
@@ -33,6 +34,11 @@ def guide_scales(
     return told, scales.clamp(min=1)
 
 
+def watch(plan: Plan, device: torch.device) -> Tensor | None:
+    """What `Network.bad` is to be on a device."""
+    return None if device.type == "cpu" else torch.zeros(plan.num_patches, dtype=torch.bool, device=device)
+
+
 def usual_batch(patch: Sequence[int]) -> int:
     """How many patches of a size [latents] a network call may hold where nobody says: 8 of 64 x 64."""
     return max(1, min(8, 8 * 64 * 64 // math.prod(patch)))
@@ -43,17 +49,21 @@ class Network:
     """The pipeline's network, whose rows are told of a table of prompts and of their place.
 
     Its condition is small, however many patches there are: {"prompt": [rows, 2] the rows of the table for
-    the prompt and the negative one, "side": [rows] which of the two, and the family's geometry}.
+    the prompt and the negative one, "side": [rows] which of the two, "patch": [rows] their places in the
+    plan, and the family's geometry}.
 
     Attributes:
         family: calls it.
         tables: encoded prompts [N, ...].
         stopped: asked before each call whether the run is over.
+        bad: [R], bool, which patches were ever answered with NaN or infinity; None where the composite looks
+            at once, as on the CPU. Elsewhere that would wait for the device in every call, not every step.
     """
 
     family: Family
     tables: dict[str, Tensor]
     stopped: Callable[[], bool]
+    bad: Tensor | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -70,8 +80,12 @@ class Network:
             raise StopSampling
         rows = cond["prompt"].gather(1, cond["side"][:, None])[:, 0]
         told = {name: table.index_select(0, rows) for name, table in self.tables.items()}
-        told.update((name, value) for name, value in cond.items() if name not in ("prompt", "side"))
-        return self.family.predict(x, t, told)
+        told.update((name, value) for name, value in cond.items() if name not in _OWN)
+        out = self.family.predict(x, t, told)
+        if self.bad is not None:
+            wrong = ~out.flatten(1).sum(1, dtype=torch.float32).isfinite()
+            self.bad.index_put_((cond["patch"],), wrong, accumulate=True)
+        return out
 
     def __call__(self, x: Tensor, sigma: Tensor, cond: Cond = None) -> Tensor:
         """Its scheduler steps what it predicts; nobody asks for clean canvases."""
@@ -143,6 +157,7 @@ def compose(
     own, against = told
     own["prompt"] = PerCanvas(rows.value.to(device)) if isinstance(rows, PerCanvas) else rows.to(device)
     own["side"] = torch.zeros(1, dtype=torch.int64, device=device)
+    own["patch"] = torch.arange(plan.num_patches, device=device)
     against["side"] = own["side"] + 1
 
     def over(denoiser: Denoiser, cond: Cond) -> Composite:
@@ -156,7 +171,7 @@ def compose(
                 max_batch=max_batch,
                 pad=pad,
             ),
-            on_nonfinite="raise",
+            on_nonfinite="raise" if network.bad is None else "ignore",
         )
 
     one = bool((scales == scales[0]).all())

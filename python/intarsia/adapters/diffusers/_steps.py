@@ -14,7 +14,7 @@ from intarsia.adapters.diffusers.family import Family
 from intarsia.adapters.diffusers.plan import Plan
 from intarsia.compose import NonFiniteRegionError
 from intarsia.layout._check import fail
-from intarsia.types import Info, State
+from intarsia.types import Info, NonFiniteError, State
 
 
 class OnStep:
@@ -53,21 +53,38 @@ class OnStep:
 
 
 @contextmanager
-def in_regions(family: Family, plan: Plan) -> Iterator[None]:
-    """Name the user's region in an error that names a patch."""
+def in_regions(family: Family, plan: Plan, bad: Tensor | None) -> Iterator[None]:
+    """Name the user's region where the network's answer was not finite.
+
+    Args:
+        family: names places.
+        plan: the patches.
+        bad: [R], bool, the patches with such an answer, where nobody has looked yet.
+
+    Raises:
+        NonFiniteRegionError: in the place of an error that names a patch, or none.
+    """
     try:
         yield
-    except NonFiniteRegionError as error:
-        offset, extent = plan.layout.boxes()[error.region]
-        owner = int(plan.owner[error.region])
+    except NonFiniteError as error:
+        patch = error.region if isinstance(error, NonFiniteRegionError) else _first(bad)
+        if patch is None:
+            raise
+        offset, extent = plan.layout.boxes()[patch]
+        owner = int(plan.owner[patch])
         whose = "the call's prompt" if owner < 0 else f"regions[{owner}]"
         end = tuple(o + e for o, e in zip(offset, extent, strict=True))
         told = NonFiniteRegionError(
             f"Composer: the network must return finite values, got NaN or infinity in step {error.step}, "
             f"patch {family.describe(offset)} to {family.describe(end)} of {whose}. Run the network in "
             "bfloat16 or float32, or lower the guidance.",
-            factor=error.factor,
+            factor=0,
             region=owner,
         )
         told.step = error.step
         raise told from error
+
+
+def _first(bad: Tensor | None) -> int | None:
+    found = [] if bad is None else bad.nonzero().flatten().tolist()
+    return found[0] if found else None

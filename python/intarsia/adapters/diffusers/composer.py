@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from intarsia import samplers
-from intarsia.adapters.diffusers._model import Network, compose, guide_scales, usual_batch
+from intarsia.adapters.diffusers._model import Network, compose, guide_scales, usual_batch, watch
 from intarsia.adapters.diffusers._noise import initial_noise, reroll, seeds_of
 from intarsia.adapters.diffusers._pixels import mask_tensor
 from intarsia.adapters.diffusers._prompts import Prompts, indices
@@ -294,7 +294,8 @@ class Composer:
             )
             noise = reroll(noise, parts, whole.parts, origin=place)
             scheduler = family.schedule(steps, patch=whole.patch, timesteps=timesteps, sigmas=sigmas)
-            network = Network(family, prompts.tables(family.device), lambda: self._interrupt)
+            bad = watch(whole, family.device)
+            network = Network(family, prompts.tables(family.device), lambda: self._interrupt, bad)
             geometry = family.geometry(whole.layout.boxes(), whole.size, extra=extras)
             composite = compose(
                 network,
@@ -309,7 +310,7 @@ class Composer:
             solver = samplers.FromDiffusers(scheduler, eta=eta)
             bound = [g.bind(family, n, noise, whole.wrap, None) for n, g in enumerate(guides)]
             on_step = OnStep(self, scheduler, callback_on_step_end, tuple(callback_on_step_end_tensor_inputs))
-            with in_regions(family, whole):
+            with in_regions(family, whole, bad):
                 x = samplers.sample(
                     composite,
                     solver.initial(noise),
