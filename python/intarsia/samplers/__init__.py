@@ -3,6 +3,7 @@
 
 from intarsia.samplers._noise import normal_like
 from intarsia.samplers.adaptation import Adapted, DualAveraging
+from intarsia.samplers.amdm import AMDM, amdm
 from intarsia.samplers.canvas import CanvasNoise, initial
 from intarsia.samplers.dpmpp import DPMpp2M
 from intarsia.samplers.euler import DDIM, Euler, EulerAncestral
@@ -13,6 +14,7 @@ from intarsia.samplers.mcmc import HMC, MALA, UHMC
 from intarsia.samplers.ula import ULA
 
 __all__ = [
+    "AMDM",
     "Adapted",
     "Callback",
     "CanvasNoise",
@@ -27,6 +29,7 @@ __all__ = [
     "MALA",
     "UHMC",
     "ULA",
+    "amdm",
     "initial",
     "normal_like",
     "sample",

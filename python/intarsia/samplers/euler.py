@@ -104,7 +104,7 @@ class EulerAncestral:
         generator: Generators = None,
     ) -> tuple[State, Info]:
         """Return the state at `sigma_next`, and its Info. Draws noise unless `s_up` is 0."""
-        up = min(sigma_next, self.eta * sigma_next * (1 - (sigma_next / sigma) ** 2) ** 0.5)
+        up = self._up(sigma, sigma_next)
         down = max(sigma_next**2 - up**2, 0.0) ** 0.5
         out, spare = take(state.spare)
         noise = None
@@ -115,6 +115,13 @@ class EulerAncestral:
         ratio, c = down / sigma, up * self.s_noise
         x = affine(D, state.x, sigma, cond, a=ratio, b=1 - ratio, c=c, noise=noise, out=out)
         return state.advance(x, sigma_next, spare=spare), Info(sigma, sigma_next, sigma_hat=sigma)
+
+    def spread(self, sigma: float, sigma_next: float) -> float:
+        """Return the standard deviation of the noise that a step adds to its mean."""
+        return self._up(sigma, sigma_next) * self.s_noise
+
+    def _up(self, sigma: float, sigma_next: float) -> float:
+        return min(sigma_next, self.eta * sigma_next * (1 - (sigma_next / sigma) ** 2) ** 0.5)
 
 
 @dataclass(frozen=True)
@@ -164,3 +171,7 @@ class DDIM:
     ) -> tuple[State, Info]:
         """Return the state at `sigma_next`, and its Info. Draws noise only where `eta` is above 0."""
         return EulerAncestral(self.eta).step(D, state, sigma, sigma_next, cond, generator)
+
+    def spread(self, sigma: float, sigma_next: float) -> float:
+        """Return the standard deviation of the noise that a step adds to its mean."""
+        return EulerAncestral(self.eta).spread(sigma, sigma_next)
