@@ -117,8 +117,8 @@ def test_memory_keeps_to_its_formula(monkeypatch: pytest.MonkeyPatch) -> None:
         z = noise(1, 4, height, width)
         live = measured(lambda z=z: decode(vae, z, exact=True, patch=8, overlap=0), monkeypatch)
         pixels = height * width * unit**2
-        attention, result = 4 * 4 * cm * height * width, 12 * pixels
-        assert live.most_work - result < max(1.1 * work, attention + 4 * 4 * area * (cm + area))
+        attention, result = 2 * 4 * cm * (height * width + 4 * area), 12 * pixels
+        assert live.most_work - result < 1.05 * max(work, attention)
         stored = 4 * pixels * max(c1, 2 * c0) * (1 + 2 / rows)
         assert 0.9 * stored < live.most_stored < 1.05 * stored
         found[height] = live.most_work - result

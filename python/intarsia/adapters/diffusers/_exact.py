@@ -230,7 +230,9 @@ class _Affine:
         variance = (groups[1] - mean.square()).clamp(min=0)
         high = torch.promote_types(dtype, torch.float32)
         self.mean, self.variance = (v.repeat_interleave(size).to(device, high) for v in (mean, variance))
-        self.weight, self.bias = (None if p is None else p.to(device, high) for p in (norm.weight, norm.bias))
+        ones, zeros = (make(sums.shape[1], device=device, dtype=high) for make in (torch.ones, torch.zeros))
+        self.weight = ones if norm.weight is None else norm.weight.to(device, high)
+        self.bias = zeros if norm.bias is None else norm.bias.to(device, high)
         self.eps = norm.eps
 
     def __call__(self, h: Tensor) -> Tensor:

@@ -88,10 +88,10 @@ def decode(
 
         - pieces: what the VAE takes for `max_batch` of them; the result; one sample's pieces in float32,
           about `12 H W (patch / (patch - overlap))^2`.
-        - exact, working: `2 e c_1 f^2 A (1 + 2/(f r))`, or `4 e c_m h w` while attention runs, besides what
+        - exact, working: `2 e c_1 f^2 A (1 + 2/(f r))`, or `2 e c_m (h w + 4 A)` in attention, besides what
           a convolution takes inside; the result. Independent of H but for attention.
         - exact, on `storage`: `e H W max(c_1, 2 c_0)`, and the edges of stripes, 2/(f r) as much again. The
-          whole decode holds about 2.5 times that, all on the device.
+          whole decode holds about `6 e H W c_0`, all on the device.
 
         Attention scores take `4 h^2 w^2 c_m` operations however they are cut: 34 TFLOP for 3840 x 2160.
 
