@@ -48,6 +48,7 @@ class MotionClips:
         feet: names of the joints that touch the floor.
         sizes: lengths of windows in frames, the longest first.
         channels: features per frame, see `FeatureSpace.fitted`.
+        space: the features of a model; None fits them to the training clips.
         balance: actions are drawn in proportion to their frames to this power: 1 as they are, 0 all alike.
 
     Attributes:
@@ -66,6 +67,7 @@ class MotionClips:
         sizes: tuple[int, ...] = (64, 32),
         channels: int = 64,
         balance: float = 0.3,
+        space: FeatureSpace | None = None,
     ) -> None:
         if not clips or all(held for _, _, held in clips):
             raise ValueError("MotionClips: clips must hold one to train on, got none. Check the file.")
@@ -75,14 +77,16 @@ class MotionClips:
         spread = torch.cat([clip.rotations for clip, _, _ in clips]).std(0).amax((-1, -2))
         joints = tuple(j for j in range(len(skeleton.names)) if spread[j] > 1e-2 or j == 0)
         standing = tuple(skeleton.names.index(name) for name in feet if name in skeleton.names)
-        space = FeatureSpace(skeleton, joints, standing, fps)
+        plainly = FeatureSpace(skeleton, joints, standing, fps)
         parts: dict[bool, list[tuple[Motion, int]]] = {False: [], True: []}
         for clip, action, held in self._split(list(clips)):
             for piece in _upright(clip, least=sizes[-1] + 4):
                 for side in (piece, mirrored(piece)):
                     parts[held].append((side, self.actions.index(action) + 1))
-        plain = {held: [(space.encode(clip), label) for clip, label in some] for held, some in parts.items()}
-        self.space = space.fitted([clip for clip, _ in plain[False]], channels=channels)
+        plain = {
+            held: [(plainly.encode(clip), label) for clip, label in some] for held, some in parts.items()
+        }
+        self.space = space or plainly.fitted([clip for clip, _ in plain[False]], channels=channels)
         self._clips = {
             held: [(_continued(self.space.encode(clip), sizes[0] + 8).float(), label) for clip, label in some]
             for held, some in parts.items()
