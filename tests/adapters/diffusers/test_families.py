@@ -130,6 +130,9 @@ CASES = {
             "flow euler": own,
             "flow euler, one shift": made("FlowMatchEulerDiscreteScheduler", use_dynamic_shifting=False),
             "flow heun": heun,
+            "unipc, shifted": lambda pipe: diffusers.UniPCMultistepScheduler(
+                prediction_type="flow_prediction", use_flow_sigmas=True, use_dynamic_shifting=True
+            ),
         },
         plain=SHORT,
         extra=SHORT,
