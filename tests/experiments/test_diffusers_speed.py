@@ -73,6 +73,17 @@ def test_everybody_agrees_and_is_timed(rows: list[dict[str, Any]], tmp_path: Pat
     ]
     text = tables.markdown(found)
     assert "| **intarsia, mixture** | 1 | 8 | 5.0" in text and "| 12 | 10 | 16 | 0.50 | 16 |" in text
+    late = {key: row[key] for key in ("step_ms", "overhead_percent") for row in rows[1:2]}
+    for key in late:
+        del rows[1][key]
+    unknown = {**found, "targets": tables.targets(found)}
+    assert [row["met"] for row in unknown["targets"]] == [None, None, True]
+    assert tables.markdown(unknown).count("not measured") == 2
+    rows[1] |= late
+    gpu = {**found, "facts": {**found["facts"], "device": "cuda", "machine": "a GPU", "best": 8}}
+    gpu["targets"] = tables.targets(gpu)
+    assert [(row["must"], row["met"]) for row in gpu["targets"]] == [(0.5, True), (3.0, False), (3.0, False)]
+    assert "| **intarsia, mixture** | 8 | 5.0" in tables.markdown(gpu)
     page = tmp_path / "README.md"
     page.write_text("before\n<!-- cpu -->\nold\n<!-- end of cpu -->\nafter\n")
     tables.into_page(page, "cuda", text)
