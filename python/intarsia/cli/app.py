@@ -14,6 +14,7 @@ import typer.main
 
 from intarsia.cli.compose import compose
 from intarsia.cli.doctor import doctor
+from intarsia.cli.edit import extend, inpaint
 from intarsia.cli.generate import generate
 from intarsia.cli.screen import Command, Group, Problem, one_line, say
 from intarsia.cli.train import train
@@ -31,6 +32,8 @@ app = typer.Typer(
 app.add_typer(generate, name="generate")
 app.add_typer(train, name="train")
 app.command("compose", cls=Command, no_args_is_help=True)(compose)
+app.command("extend", cls=Command)(extend)
+app.command("inpaint", cls=Command)(inpaint)
 app.command("doctor", cls=Command)(doctor)
 
 

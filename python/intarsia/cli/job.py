@@ -16,7 +16,16 @@ from intarsia.cli.settings import ImageSettings
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["check_output", "note_differences", "recorded", "run"]
+__all__ = [
+    "check_output",
+    "facts_of",
+    "find_device",
+    "note_differences",
+    "progress",
+    "recorded",
+    "run",
+    "text_of",
+]
 
 
 def recorded(path: Path) -> tuple[ImageSettings, dict[str, Any]]:
@@ -32,11 +41,11 @@ def recorded(path: Path) -> tuple[ImageSettings, dict[str, Any]]:
     return ImageSettings.parse(text), json.loads(text)
 
 
-def check_output(path: Path) -> None:
+def check_output(path: Path, *, command: str = "generate image") -> None:
     """Refuse a place where the picture could not be written, before the work begins."""
     if path.suffix.lower() != ".png":
         raise Problem(
-            f"generate image: --output must end in .png, got {show_path(path.name)!r}. "
+            f"{command}: --output must end in .png, got {show_path(path.name)!r}. "
             "Only PNG keeps every pixel and carries the settings."
         )
     from intarsia.media import check_writable
@@ -45,13 +54,14 @@ def check_output(path: Path) -> None:
         check_writable(path)
     except OSError as error:
         raise Problem(
-            f"generate image: --output must be a file that can be written, got {show_path(path)!r} "
+            f"{command}: --output must be a file that can be written, got {show_path(path)!r} "
             f"({show_path(error.filename)}: {error.strerror}). Choose a folder that exists and is yours.",
             code=1,
         ) from error
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str, *, command: str = "generate image") -> torch.device:
+    """The device that `--device` means."""
     import torch
 
     if name == "auto":
@@ -63,10 +73,51 @@ def _device(name: str) -> torch.device:
         usable = False
     if not usable:
         raise Problem(
-            f"generate image: --device must be one that torch sees here, got {name!r}. "
+            f"{command}: --device must be one that torch sees here, got {name!r}. "
             "Use --device cpu; `intarsia doctor` shows what there is."
         )
     return device
+
+
+def progress(steps: int, what: str, *, quiet: bool) -> Any:
+    """A bar on standard error, where that is a terminal; a context."""
+    from tqdm import tqdm
+
+    # Terminals may claim 0 x 0, where tqdm of itself shows nothing.
+    return tqdm(
+        total=steps,
+        desc=what,
+        bar_format="{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps, {remaining} left",
+        leave=False,
+        ncols=min(shutil.get_terminal_size().columns, 100),
+        nrows=24,
+        disable=True if quiet else None,
+    )
+
+
+def facts_of(settings: Any, file: ModelFile, device: torch.device, command: str) -> dict[str, Any]:
+    """What a picture carries: all that decides its pixels. `settings` is a dataclass."""
+    import torch
+
+    from intarsia import __version__
+
+    return {
+        "intarsia": __version__,
+        "torch": torch.__version__,
+        "device": device.type,
+        "model_sha256": file.sha256(),
+        "command": command,
+        "settings": dataclasses.asdict(settings),
+    }
+
+
+def text_of(facts: dict[str, Any]) -> dict[str, str]:
+    """The text chunks of a picture with these facts."""
+    return {
+        "Software": f"intarsia {facts['intarsia']}",
+        "Comment": facts["command"],
+        "intarsia": json.dumps(facts, ensure_ascii=True),
+    }
 
 
 def run(
@@ -74,26 +125,16 @@ def run(
 ) -> dict[str, Any]:
     """Paint and write; returns what the picture carries."""
     import torch
-    from tqdm import tqdm
 
-    from intarsia import __version__, models
+    from intarsia import models
     from intarsia.cli.picture import paint
     from intarsia.media import enlarge, write_png
 
-    device = _device(settings.device)
+    device = find_device(settings.device)
     dtype = None if settings.precision == "auto" else getattr(torch, settings.precision)
     denoiser = models.load(str(file.path), device=device, dtype=dtype)
     settings = dataclasses.replace(settings, precision=str(denoiser.compute_dtype).removeprefix("torch."))
-    # Terminals may claim 0 x 0, where tqdm of itself shows nothing.
-    with tqdm(
-        total=settings.steps,
-        desc=f"painting {settings.width} x {settings.height}",
-        bar_format="{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps, {remaining} left",
-        leave=False,
-        ncols=min(shutil.get_terminal_size().columns, 100),
-        nrows=24,
-        disable=True if quiet else None,
-    ) as bar:
+    with progress(settings.steps, f"painting {settings.width} x {settings.height}", quiet=quiet) as bar:
 
         def tick(step: int, state: object, info: object) -> None:
             bar.update()
@@ -107,20 +148,8 @@ def run(
             device=device,
             callback=tick,
         )[0]
-    facts = {
-        "intarsia": __version__,
-        "torch": torch.__version__,
-        "device": device.type,
-        "model_sha256": file.sha256(),
-        "command": settings.command(),
-        "settings": dataclasses.asdict(settings),
-    }
-    text = {
-        "Software": f"intarsia {__version__}",
-        "Comment": settings.command(),
-        "intarsia": json.dumps(facts, ensure_ascii=True),
-    }
-    write_png(enlarge(picture, factor=settings.upscale, loop=settings.loop), output, text=text)
+    facts = facts_of(settings, file, device, settings.command())
+    write_png(enlarge(picture, factor=settings.upscale, loop=settings.loop), output, text=text_of(facts))
     return facts
 
 

@@ -32,7 +32,7 @@ class ModelFile:
     sizes: tuple[tuple[int, int], ...]
 
     @classmethod
-    def open(cls, name: str) -> ModelFile:
+    def open(cls, name: str, *, command: str = "generate image") -> ModelFile:
         """Read the header of a bundled model, or of a file."""
         path = WEIGHTS / f"{name}.safetensors" if name in bundled() else Path(name)
         try:
@@ -46,13 +46,13 @@ class ModelFile:
         except OSError as error:
             names = ", ".join(bundled()) or "there is none"
             raise Problem(
-                f"generate image: --model must be a bundled model ({names}) "
+                f"{command}: --model must be a bundled model ({names}) "
                 f"or a file that can be read, got {show_path(name)!r} ({error.strerror}). "
                 "Train one with `intarsia train image`."
             ) from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise Problem(
-                "generate image: --model must be a safetensors file written by intarsia, got "
+                f"{command}: --model must be a safetensors file written by intarsia, got "
                 f"{show_path(name)!r} ({error}). Train one with `intarsia train image`."
             ) from error
 

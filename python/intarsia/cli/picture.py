@@ -17,7 +17,7 @@ from intarsia.layout import Layout
 from intarsia.scene.transition import shares
 from intarsia.types import Denoiser
 
-__all__ = ["Regions", "paint", "place"]
+__all__ = ["Regions", "find_solver", "paint", "place"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ def place(settings: ImageSettings, *, patch: tuple[int, int], classes: Sequence[
     )
 
 
-def _solver(name: str) -> Any:
+def find_solver(name: str) -> Any:
+    """The solver of this name, with its defaults."""
     return {
         "dpmpp2m": samplers.DPMpp2M,
         "heun": samplers.Heun,
@@ -91,15 +92,17 @@ def _compose(denoiser: Denoiser, settings: ImageSettings, regions: Regions, *, g
     if settings.guidance != 1 and guided:
         denoiser = guidance.CFG(denoiser, {"style": torch.zeros(1, dtype=torch.long)}, settings.guidance)
     if settings.method == "bethe":
-        return collage(
+        parts = collage(
             denoiser,
             plain,
             regions.spread,
+            cond=regions.cond,
+            height=regions.spread.size[0],
             layout=regions.layout,
             share=regions.share,
-            cond=regions.cond,
             max_batch=settings.max_batch,
         )
+        return compose.weighted_sum(*parts)
     factor = compose.Factor(
         denoiser,
         regions.layout,
@@ -146,7 +149,7 @@ def paint(
         composite,
         noise.to(device) * sigmas[0],
         sigmas,
-        _solver(settings.solver),
+        find_solver(settings.solver),
         generator=generators,
         callback=callback,
         progress=False,
