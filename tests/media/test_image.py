@@ -8,7 +8,15 @@ import zlib
 
 import pytest
 import torch
-from intarsia.media import MediaError, read_image, read_png_text, to_float, to_uint8, write_png
+from intarsia.media import (
+    MediaError,
+    read_image,
+    read_image_size,
+    read_png_text,
+    to_float,
+    to_uint8,
+    write_png,
+)
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -196,3 +204,33 @@ def test_name_that_is_not_utf8(tmp_path):
         file.write("no picture")
     with pytest.raises(MediaError, match=r"caf\\\\xe9"):
         read_image(path)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_size_in_the_header_is_that_of_the_picture(tmp_path, form, orientation):
+    notes = Image.Exif()
+    notes[0x0112] = orientation
+    Image.new("RGB", (20, 10)).save(tmp_path / "a", form, exif=notes)
+    width, height = read_image_size(tmp_path / "a")
+    assert read_image(tmp_path / "a").shape == (3, height, width)
+
+
+def test_sizes_cost_no_pixels(tmp_path):
+    for side in (12_000, 16_000, 30_000):
+        bomb(tmp_path / "bomb.png", side)
+        began = time.process_time()
+        if side < 2**14:
+            assert read_image_size(tmp_path / "bomb.png") == (side, side)
+        else:
+            with pytest.raises(MediaError, match=f"got {side} x {side}"):
+                read_image_size(tmp_path / "bomb.png")
+        assert time.process_time() - began < 0.05
+    write_png(picture(), tmp_path / "a.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    for length in range(0, len(whole), 7):
+        (tmp_path / "cut.png").write_bytes(whole[:length])
+        try:
+            assert read_image_size(tmp_path / "cut.png") == (9, 6)
+        except MediaError:
+            continue

@@ -158,6 +158,7 @@ BAD: dict[str, tuple[str, str, str, str]] = {
     # Pictures.
     "no such mask": (".yaml", CANVAS + "regions: [{mask: a.png}]", "regions[0].mask", "No such file"),
     "no such guide": (".yaml", CANVAS + "guides: [{image: a.png}]", "guides[0].image", "No such file"),
+    "guide that is a folder": (".yaml", CANVAS + "guides: [{image: .}]", "guides[0].image", "must be a file"),
     "guide of another size": (
         ".yaml",
         CANVAS + "guides: [{image: small.png, box: [0, 0, 64, 64]}]",

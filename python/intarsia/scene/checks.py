@@ -163,8 +163,12 @@ def _check_picture(scene: Scene, key: str, name: str, size: tuple[int, int], pla
     from intarsia.media import MediaError, read_image_size
     from intarsia.scene.errors import SceneError
 
+    path = scene.path(name)
+    if path.exists() and not path.is_file():
+        # Opening a pipe would wait for ever.
+        refuse(key, "be a file", show(name), "Name a picture.")
     try:
-        found = read_image_size(scene.path(name))
+        found = read_image_size(path)
     except MediaError as error:
         raise SceneError(key, str(error).partition(": path ")[2] or str(error)) from None
     except (OSError, ValueError) as error:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ __all__ = ["chart", "colour", "draw"]
 _UP, _DOWN, _LEFT, _RIGHT = 1, 2, 4, 8
 _LINES = " ╵╷│╴┘┐┤╶└┌├─┴┬┼"
 _ASCII = " ||||+++-+++-+++"
+Rectangle = tuple[int, int, int, int]
+
 _TALLEST = 26
 _ASPECT = 2.1  # of a character, height to width
 
@@ -35,10 +37,21 @@ def colour(index: int, count: int) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def _boxes(scene: Scene) -> Iterator[tuple[int, str, tuple[int, int, int, int]]]:
+def _pieces(scene: Scene, box: Rectangle | None) -> Iterator[Rectangle]:
+    """The parts of a box on the canvas: one, or more where it reaches across an edge that wraps."""
+    canvas = scene.canvas
+    left, top, right, bottom = box or (0, 0, canvas.width, canvas.height)
+    for dy in (0, -canvas.height):
+        for dx in (0, -canvas.width):
+            piece = max(left + dx, 0), max(top + dy, 0), min(right + dx, canvas.width), bottom + dy
+            if piece[0] < piece[2] and piece[1] < min(piece[3], canvas.height):
+                yield piece[0], piece[1], piece[2], min(piece[3], canvas.height)
+
+
+def _boxes(scene: Scene) -> Iterator[tuple[int, str, Rectangle]]:
     for index, region in enumerate(scene.places):
-        box = region.box or (0, 0, scene.canvas.width, scene.canvas.height)
-        yield index, str(region.name), box
+        for piece in _pieces(scene, region.box):
+            yield index, str(region.name), piece
 
 
 def draw(scene: Scene, *, width: int = 76, colours: bool = False, ascii_only: bool = False) -> list[str]:
@@ -70,8 +83,8 @@ def draw(scene: Scene, *, width: int = 76, colours: bool = False, ascii_only: bo
     """
     page = _Page(scene, width)
     for guide in scene.guides:
-        box = guide.box or (0, 0, scene.canvas.width, scene.canvas.height)
-        page.dash(box)
+        for piece in _pieces(scene, guide.box):
+            page.dash(piece)
     for index, _, box in _boxes(scene):
         page.frame(box, index)
     page.frame((0, 0, scene.canvas.width, scene.canvas.height), None)
@@ -95,14 +108,14 @@ class _Page:
         self.covered: set[tuple[int, int]] = set()
         self.dashed: dict[tuple[int, int], str] = {}
 
-    def _place(self, box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    def _place(self, box: Rectangle) -> tuple[int, int, int, int]:
         canvas = self.scene.canvas
         across, down = (self.columns - 1) / canvas.width, (self.rows - 1) / canvas.height
         left, right = round(min(box[0], canvas.width) * across), round(min(box[2], canvas.width) * across)
         top, bottom = round(min(box[1], canvas.height) * down), round(min(box[3], canvas.height) * down)
         return left, top, max(right, left + 1), max(bottom, top + 1)
 
-    def frame(self, box: tuple[int, int, int, int], index: int | None) -> None:
+    def frame(self, box: Rectangle, index: int | None) -> None:
         left, top, right, bottom = self._place(box)
         right, bottom = min(right, self.columns - 1), min(bottom, self.rows - 1)
         for x in range(left, right):
@@ -121,16 +134,17 @@ class _Page:
                 if x in (left, right) or y in (top, bottom):
                     self.owner[y, x] = index
 
-    def dash(self, box: tuple[int, int, int, int]) -> None:
+    def dash(self, box: Rectangle) -> None:
         left, top, right, bottom = self._place(box)
-        inset = 1 if (left, top) == (0, 0) else 0
-        left, top, right, bottom = left + inset, top + inset, right - inset, bottom - inset
+        # Inside the frame, which would hide them.
+        left, top = max(left, 1), max(top, 1)
+        right, bottom = min(right, self.columns - 2), min(bottom, self.rows - 2)
         for x in range(left, min(right, self.columns - 1) + 1):
             self.dashed[top, x] = self.dashed[bottom, x] = "╌"
         for y in range(top, min(bottom, self.rows - 1) + 1):
             self.dashed[y, left] = self.dashed[y, right] = "╎"
 
-    def label(self, box: tuple[int, int, int, int], name: str, index: int) -> None:
+    def label(self, box: Rectangle, name: str, index: int) -> None:
         left, top, right, bottom = self._place(box)
         y = min(top + 1, self.rows - 2)
         for offset, letter in enumerate(name[: max(0, right - left - 1)]):
@@ -186,7 +200,7 @@ def chart(scene: Scene, *, width: int = 1280) -> Any:
     draw_on.rectangle(frame, fill=(232, 230, 224, 255))
     places = scene.places
 
-    def at(box: Sequence[int]) -> tuple[int, int, int, int]:
+    def at(box: Rectangle) -> Rectangle:
         found = [margin + round(value * scale) for value in box]
         return found[0], found[1], min(found[2], frame[2]), min(found[3], frame[3])
 
@@ -196,20 +210,22 @@ def chart(scene: Scene, *, width: int = 1280) -> Any:
         if region.mask is not None:
             shape = _shape(scene.path(region.mask), (frame[2] - frame[0], frame[3] - frame[1]))
             layer.paste(Image.new("RGBA", shape.size, tint), frame[:2], shape)
-        elif region.box is not None:
-            ImageDraw.Draw(layer).rectangle(at(region.box), fill=tint)
+        else:
+            for piece in _pieces(scene, region.box):
+                ImageDraw.Draw(layer).rectangle(at(piece), fill=tint)
         picture = Image.alpha_composite(picture, layer)
     draw_on = ImageDraw.Draw(picture)
     for guide in scene.guides:
-        _dashes(draw_on, at(guide.box or (0, 0, canvas.width, canvas.height)))
+        for piece in _pieces(scene, guide.box):
+            _dashes(draw_on, at(piece))
     draw_on.rectangle(frame, outline=(60, 58, 54, 255), width=2)
     font = ImageFont.load_default(size=16 if len(places) <= 24 else 13)
-    for index, region in enumerate(places):
+    for index, name, piece in _boxes(scene):
         dark = tuple(round(0.55 * value) for value in colour(index, len(places)))
-        box = at(region.box or (0, 0, canvas.width, canvas.height))
-        if region.box is not None:
+        box = at(piece)
+        if places[index].mask is None:
             draw_on.rectangle(box, outline=(*dark, 255), width=2)
-        draw_on.text((box[0] + 7, box[1] + 5), str(region.name), fill=(*dark, 255), font=font)
+        draw_on.text((box[0] + 7, box[1] + 5), name, fill=(*dark, 255), font=font)
     return picture.convert("RGB")
 
 
@@ -223,7 +239,7 @@ def _shape(path: Path, size: tuple[int, int]) -> Any:
     return whole.resize(size).point(lambda value: value // 3)
 
 
-def _dashes(draw_on: Any, box: tuple[int, int, int, int]) -> None:
+def _dashes(draw_on: Any, box: Rectangle) -> None:
     left, top, right, bottom = box[0] + 5, box[1] + 5, box[2] - 5, box[3] - 5
     ink = (40, 40, 40, 255)
     for x in range(left, right, 14):

@@ -206,8 +206,8 @@ def _memory(plan: Plan) -> Iterator[str]:
     shown = " + ".join(f"{name} {_size(size)}" for name, size in parts.items() if size)
     yield _row("memory", f"about {_size(sum(parts.values()))} = {shown}")
     if plan.model.styled:
-        yield _row("", "(network: 3.7 KB per pixel and row, as measured with landscapes in float32)")
+        yield _row("", "(beside PyTorch itself; network: 3.7 KB per pixel and row, as measured in float32)")
     elif plan.model.weight_bytes:
-        yield _row("", "(weights as stored; what the networks need while they compute comes on top)")
+        yield _row("", "(weights as stored; PyTorch, and what the networks need to compute, come on top)")
     else:
-        yield _row("", "(the networks, and what they need while they compute, come on top)")
+        yield _row("", "(PyTorch, the networks, and what they need to compute, come on top)")
