@@ -94,6 +94,13 @@ def test_uncovered_parts_of_a_diffusers_canvas_are_named():
         plan(scene, Model.open("sd", assume=True))
 
 
+def test_regions_that_are_told_nothing():
+    region = "regions: [{box: [0, 0, 512, 512], negative: a}]"
+    scene = load("model: sd\ncanvas: {width: 512, height: 512}\n" + region)
+    with pytest.raises(SceneError, match=r"regions\[0\].prompt: must be given where the scene has none"):
+        plan(scene, Model.open("sd", assume=True))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from intarsia.scene.model import Model as Model
     from intarsia.scene.planning import Plan as Plan
     from intarsia.scene.planning import plan as plan
+    from intarsia.scene.reading import build as build
     from intarsia.scene.reading import load as load
     from intarsia.scene.schema import Scene as Scene
     from intarsia.scene.schema import json_schema as json_schema
@@ -21,13 +22,14 @@ _HOMES = {
     "Plan": "planning",
     "Scene": "schema",
     "SceneError": "errors",
+    "build": "reading",
     "draw": "drawing",
     "json_schema": "schema",
     "load": "reading",
     "plan": "planning",
 }
 
-__all__ = ["Model", "Plan", "Scene", "SceneError", "draw", "json_schema", "load", "plan"]
+__all__ = ["Model", "Plan", "Scene", "SceneError", "build", "draw", "json_schema", "load", "plan"]
 
 
 def __getattr__(name: str) -> Any:

@@ -96,6 +96,9 @@ def _check_words(scene: Scene, model: Model) -> None:
         for word in _WORDS_ONLY if model.styled else ():
             if getattr(part, word) is not None:
                 _no_words(f"{where}{word}", word, model)
+        silent = part.prompt is None and scene.prompt is None and getattr(part, "painted", False)
+        if silent and not model.styled:
+            refuse(f"{where}prompt", "be given where the scene has none", "none", "Add a prompt to either.")
     grid = scene.grid
     if grid is not None:
         _styles("grid.styles", tuple(style for row in grid.styles or () for style in row), model)
