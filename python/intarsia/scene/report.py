@@ -206,7 +206,7 @@ def _memory(plan: Plan) -> Iterator[str]:
     shown = " + ".join(f"{name} {_size(size)}" for name, size in parts.items() if size)
     yield _row("memory", f"about {_size(sum(parts.values()))} = {shown}")
     if plan.model.styled:
-        yield _row("", "(beside PyTorch's own 400 MiB; network: 4.1 KB per pixel and row, measured in float32)")
+        yield _row("", "(beside PyTorch's own 400 MiB; network: 4.1 KB a pixel and row, as measured)")
     elif plan.model.weight_bytes:
         yield _row("", "(weights as stored; PyTorch, and what the networks need to compute, come on top)")
     else:
