@@ -163,3 +163,16 @@ def test_clip_skip(name: str) -> None:
     np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)
     np.testing.assert_allclose(again, theirs, atol=1e-5, rtol=0)
     assert np.abs(ours - both(case, pipe, negative_prompt="a dog", **call)[1]).max() > 1e-4
+
+
+def test_what_was_set_on_the_scheduler_counts() -> None:
+    case = CASES["stable_diffusion_3"]
+    pipe = case.build()
+    call = {"num_inference_steps": 3, "output_type": "np", **case.small, **case.plain}
+    found = []
+    for shift in (3.0, 7.0):
+        pipe.scheduler.set_shift(shift)
+        found.append(array(pipe("a cat", generator=generator(), **case.extra, **call), case))
+        ours = Composer.from_pipe(pipe)("a cat", generator=generator(), extra=case.extra, **call)
+        np.testing.assert_allclose(array(ours, case), found[-1], atol=1e-5, rtol=0)
+    assert np.abs(found[0] - found[1]).max() > 1e-4

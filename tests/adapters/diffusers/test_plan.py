@@ -92,6 +92,14 @@ def test_masks_are_averaged_over_the_pixels_of_each_latent() -> None:
         torch.testing.assert_close(share[0], expected)
 
 
+def test_masks_that_share_the_canvas_leave_nothing_to_the_prompt() -> None:
+    mask = np.random.default_rng(0).integers(1, 255, (64, 64), dtype=np.uint8)
+    whole = COMPOSER.plan([Region(mask=mask), Region(mask=255 - mask)], height=64, width=64)
+    assert whole.owner.tolist() == [0, 1]
+    taken = sum(part.weight * part.cover(whole.size) for part in whole.parts)
+    assert (1 - taken).max() > 0  # by rounding alone
+
+
 def test_a_mask_may_have_the_size_of_its_box() -> None:
     half = np.ones((32, 32))
     half[:, :16] = 0

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -302,8 +303,12 @@ class Family:
         return with_timesteps(self.scheduler(), num_inference_steps, self.device, timesteps, sigmas)
 
     def scheduler(self) -> Any:
-        """A fresh scheduler of the pipeline's kind and configuration."""
-        return type(self.pipe.scheduler).from_config(self.pipe.scheduler.config)
+        """A copy of the pipeline's scheduler, for `with_timesteps` to change; the first one never notices."""
+        twin = copy.copy(self.pipe.scheduler)
+        for name, value in vars(twin).items():
+            if type(value) in (list, dict, set):
+                setattr(twin, name, copy.copy(value))
+        return twin
 
     def decode(self, latents: Tensor, *, wrap: tuple[bool, ...], patch: tuple[int, ...]) -> Tensor:
         """Turn the finished canvas [B, C, *S] into what the pipeline's VAE makes of it, float."""
