@@ -16,10 +16,14 @@ from torch import Tensor
 LATENT = 16 / 400  # seconds of one latent
 
 
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(3)
+
+
 def run(pipe: Any, prompt: str | None = "rain on a roof", **told: Any) -> Tensor:
     told = {"num_inference_steps": 2, **told}
     if "latents" not in told:
-        told["generator"] = torch.Generator().manual_seed(3)
+        told["generator"] = seeded()
     sound: Tensor = Composer.from_pipe(pipe)(prompt, **told).audios
     return sound
 
@@ -145,6 +149,13 @@ def test_stretches_are_the_whole_and_never_longer_than_said(stretch: int) -> Non
         ring = in_stretches(decode, z, stretch=stretch, context=reach(vae), wrap=True)
         laps = vae.decode(z.repeat(1, 1, 3)).sample[:, :, 1600:3200]
         torch.testing.assert_close(ring, laps)
+
+
+def test_the_length_of_a_stretch_makes_no_difference() -> None:
+    pipe = tiny.stable_audio()
+    told = {"audio_end_in_s": 3.0, "num_inference_steps": 1}
+    short = Composer.from_pipe(pipe, vae={"patch": 9})("rain", **told, generator=seeded())
+    torch.testing.assert_close(short.audios, run(pipe, "rain", **told))
 
 
 def test_a_recording_goes_on() -> None:

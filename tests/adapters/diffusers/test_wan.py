@@ -70,13 +70,14 @@ def test_a_closed_axis_has_no_seam(axis: int) -> None:
     torch.testing.assert_close(turned, still.roll(turn, axis + 2), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("axis", "patch"), [(0, (2, 4, 4)), (1, (2, 8, 8)), (2, (2, 8, 8))])
+@pytest.mark.parametrize(("axis", "patch"), [(0, (4, 4)), (1, (8, 8)), (2, (8, 8))])
 def test_a_closed_axis_stays_closed_through_the_decoder(axis: int, patch: tuple[int, ...]) -> None:
     vae = tiny.wan().vae.double()
     z = latents(3, 12 if axis == 1 else 4, 12 if axis == 2 else 4, dtype=torch.float64)
     # Pieces of 8 that overlap by 2 begin every 6; in time any place will do.
     turn = 1 if axis == 0 else 6
-    told: dict[str, Any] = {"unit": UNIT, "patch": patch, "wrap": tuple(a == axis for a in range(3))}
+    closed = tuple(a == axis for a in range(3))
+    told: dict[str, Any] = {"unit": UNIT, "patch": patch, "overlap": (2, 2), "wrap": closed}
     with torch.no_grad():
         still, turned = decode_video(vae, z, **told), decode_video(vae, z.roll(turn, axis + 2), **told)
     torch.testing.assert_close(turned, still.roll(turn * UNIT[axis], axis + 2), rtol=0, atol=1e-12)
@@ -86,7 +87,7 @@ def test_a_loop_in_time_is_one_lap_of_an_endless_video() -> None:
     vae = tiny.wan().vae.double()
     z = latents(5, 2, 2, dtype=torch.float64)
     with torch.no_grad():
-        loop = decode_video(vae, z, unit=UNIT, patch=(21, 60, 104), wrap=(True, False, False))
+        loop = decode_video(vae, z, unit=UNIT, patch=(60, 104), overlap=(15, 26), wrap=(True, False, False))
         endless = vae.decode(z.repeat(1, 1, 9, 1, 1)).sample
     lap = endless[:, :, 1 + 4 * (8 * 5 - 1) :]
     torch.testing.assert_close(loop.roll(3, 2), lap, rtol=0, atol=1e-12)
@@ -109,10 +110,30 @@ def test_pieces_are_closed_and_near_the_whole() -> None:
     z = latents(2, 12, 16)
     with torch.no_grad():
         whole = vae.decode(z).sample
-        assert torch.equal(decode_video(vae, z, unit=UNIT, patch=(2, 12, 16), wrap=OPEN), whole)
-        pieces = decode_video(vae, z, unit=UNIT, patch=(2, 12, 12), wrap=OPEN)
+        assert torch.equal(decode_video(vae, z, unit=UNIT, patch=(12, 16), overlap=(3, 4), wrap=OPEN), whole)
+        pieces = decode_video(vae, z, unit=UNIT, patch=(12, 12), overlap=(3, 3), wrap=OPEN)
     assert pieces.shape == whole.shape
     assert (pieces - whole).square().mean().sqrt() < 0.5 * whole.std()
+
+
+def test_pieces_of_the_decoder_are_as_large_as_said() -> None:
+    pipe = tiny.wan()
+    seen: list[tuple[int, ...]] = []
+    decode = pipe.vae.decode
+
+    def look(z: Tensor, return_dict: bool = True) -> Any:
+        seen.append(tuple(z.shape[3:]))
+        return decode(z, return_dict=return_dict)
+
+    pipe.vae.decode = look
+    composer = Composer.from_pipe(pipe, vae={"patch": (4, 6), "overlap": 2})
+    told = {**CALL, "extra": {"max_sequence_length": 12}, "num_inference_steps": 1}
+    video = composer("a red barn", output_type="pt", generator=torch.Generator().manual_seed(3), **told)
+    assert video.frames.shape == (1, 9, 3, 32, 64) and seen == [(4, 6)] * 2
+    with pytest.raises(
+        ValueError, match="vae must hold what this VAE takes, got exact. Known are: patch, over"
+    ):
+        Composer.from_pipe(pipe, vae={"exact": True})
 
 
 def test_masks_leave_the_same_part_of_every_frame() -> None:

@@ -45,7 +45,13 @@ def memory_of(vae: Any) -> int:
 
 
 def decode_video(
-    vae: Any, latents: Tensor, *, unit: Sequence[int], patch: Sequence[int], wrap: Sequence[bool]
+    vae: Any,
+    latents: Tensor,
+    *,
+    unit: Sequence[int],
+    patch: Sequence[int],
+    overlap: Sequence[int],
+    wrap: Sequence[bool],
 ) -> Tensor:
     """Decode [B, C, F, h, w].
 
@@ -53,8 +59,9 @@ def decode_video(
         vae: an AutoencoderKLWan: causal, its first latent is one frame, every other one `unit[0]`.
         latents: [B, C, F, h, w], raw.
         unit: (frames, rows, columns) of a latent.
-        patch: (F, rows, columns), latents of the largest piece; time is not cut, because the decoder goes
+        patch: (rows, columns), latents of the largest piece; time is not cut, because the decoder goes
             through it latent by latent with bounded memory.
+        overlap: (rows, columns), latents that neighbouring pieces share, at least.
         wrap: which axes are closed. A loop in time is begun as many latents early as the decoder remembers,
             which are cut off; so frame 0 follows the last one as any frame follows another.
 
@@ -62,34 +69,38 @@ def decode_video(
         [B, 3, frames, H, W], where frames are `unit[0] * (F - 1) + 1`, or `unit[0] * F` in a loop.
 
     Note:
-        Rows and columns overlap by a quarter of a piece and are averaged under a triangle, in float32; the
-        decoder's attention sees one piece. Memory beyond the decoder's own for one piece: the result, and one
-        piece of it.
+        Pieces are averaged under a triangle, in float32; the decoder's attention sees one piece. Memory beyond
+        the decoder's own for one piece: the result, and one piece of it.
 
     Example:
         >>> from types import SimpleNamespace
         >>> vae = SimpleNamespace(decode=lambda z, return_dict: (z,))
         >>> still = torch.zeros(1, 3, 1, 4, 4)
-        >>> decode_video(vae, still, unit=(4, 1, 1), patch=(1, 4, 4), wrap=(False, False, False)).shape
+        >>> decode_video(vae, still, unit=(4, 1, 1), patch=(4, 4), overlap=(1, 1), wrap=(False,) * 3).shape
         torch.Size([1, 3, 1, 4, 4])
     """
     if wrap[0]:
         early, length = memory_of(vae), latents.shape[2]
         around = torch.arange(-early, length, device=latents.device) % length
-        frames = _decode_pictures(vae, latents.index_select(2, around), unit, patch, wrap[1:])
+        frames = _decode_pictures(vae, latents.index_select(2, around), unit, patch, overlap, wrap[1:])
         # Latent 0 shares its frames with the end of the loop: the last of them is frame 0.
         return frames[:, :, -unit[0] * length :].roll(1 - unit[0], 2)
-    return _decode_pictures(vae, latents, unit, patch, wrap[1:])
+    return _decode_pictures(vae, latents, unit, patch, overlap, wrap[1:])
 
 
 def _decode_pictures(
-    vae: Any, latents: Tensor, unit: Sequence[int], patch: Sequence[int], wrap: Sequence[bool]
+    vae: Any,
+    latents: Tensor,
+    unit: Sequence[int],
+    patch: Sequence[int],
+    overlap: Sequence[int],
+    wrap: Sequence[bool],
 ) -> Tensor:
     size = tuple(latents.shape[3:])
-    if not any(wrap) and all(length <= most for length, most in zip(size, patch[1:], strict=True)):
+    if not any(wrap) and all(length <= most for length, most in zip(size, patch, strict=True)):
         whole: Tensor = vae.decode(latents, return_dict=False)[0]
         return whole
-    pieces = cover(size, patch[1:], [most // 4 for most in patch[1:]], wrap)
+    pieces = cover(size, patch, overlap, wrap)
     high = torch.promote_types(latents.dtype, torch.float32)
     fine = [extent * u for extent, u in zip(pieces.patch, unit[1:], strict=True)]
     rows, columns = layout.triangle(fine, dtype=high, device=latents.device)

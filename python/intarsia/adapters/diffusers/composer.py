@@ -53,13 +53,18 @@ class Composer:
 
         Args:
             pipe: of Stable Diffusion 1, 2, XL or 3, Flux, Stable Audio or Wan.
-            vae: for images, how canvases beyond the native size are decoded: arguments of
-                `intarsia.adapters.diffusers.vae.decode` (patch, overlap, exact, max_batch, offload, ...).
+            vae: how canvases beyond the native size are decoded. For images: arguments of
+                `intarsia.adapters.diffusers.vae.decode` (patch, overlap, exact, max_batch, offload, ...); for
+                videos patch and overlap of their pictures, for sounds patch, in latents.
 
         Raises:
-            ValueError: another pipeline.
+            ValueError: another pipeline, or an argument that its VAE does not have.
         """
         family = family_of(pipe)
+        unknown = sorted(set(vae or {}) - set(family.vae_arguments))
+        if unknown:
+            remedy = f"Known are: {', '.join(family.vae_arguments)}."
+            fail("Composer", "vae", "hold what this VAE takes", ", ".join(unknown), remedy)
         family.vae_options = dict(vae or {})
         return cls(family)
 

@@ -53,12 +53,14 @@ class Family:
         channels: C.
         embeds_guidance: the network is told `guidance_scale` itself, as told["guidance"] [rows] float32;
             classifier-free guidance then has the scale of `true_cfg_scale` in `extras`, or none.
+        vae_arguments: names that `vae_options` may hold.
         vae_options: what the composer was told of the VAE's use.
     """
 
     axes: ClassVar[tuple[str, ...]] = ("height", "width")
     tables: ClassVar[tuple[str, ...]] = ("prompt_embeds",)
     extras: ClassVar[Mapping[str, Any]] = {}
+    vae_arguments: ClassVar[tuple[str, ...]] = ()
 
     network: torch.nn.Module
     unit: tuple[int, ...]

@@ -34,6 +34,7 @@ class StableAudio(Family):
 
     axes: ClassVar[tuple[str, ...]] = ("audio_end_in_s",)
     tables: ClassVar[tuple[str, ...]] = ("prompt_embeds", "attention_mask")
+    vae_arguments = ("patch",)
     extras: ClassVar[Mapping[str, Any]] = {"audio_start_in_s": 0.0}
 
     def __init__(self, pipe: Any) -> None:
@@ -179,12 +180,12 @@ class StableAudio(Family):
         return self._rotary[key]
 
     def decode(self, latents: Tensor, *, wrap: tuple[bool, ...], patch: tuple[int, ...]) -> Tensor:
-        """[B, channels, samples], in stretches of `patch` latents; exactly what the whole would give."""
+        """[B, channels, samples], in stretches of the native length; exactly what the whole would give."""
         vae = self.pipe.vae
         return in_stretches(
             lambda z: vae.decode(z).sample,
             latents.to(vae.dtype),
-            stretch=max(patch[0], self.native[0]),
+            stretch=self.vae_options.get("patch", max(patch[0], self.native[0])),
             context=reach(vae),
             wrap=wrap[0],
         )
@@ -203,7 +204,7 @@ class StableAudio(Family):
             lambda part: vae.encode(part).latent_dist.mode(),
             sound,
             given=self.unit[0],
-            stretch=self.native[0],
+            stretch=self.vae_options.get("patch", self.native[0]),
             context=reach(vae),
             wrap=False,
         ).float()

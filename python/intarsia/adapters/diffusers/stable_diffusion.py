@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ class StableDiffusion(Family):
     A model that was distilled to be told its guidance scale (an LCM) is told each region's own, and is not
     guided besides.
     """
+
+    vae_arguments = tuple(set(inspect.signature(vae.decode).parameters) - {"vae", "latents", "wrap"})
 
     def __init__(self, pipe: Any) -> None:
         """Read the sizes from the network's and the VAE's configuration."""

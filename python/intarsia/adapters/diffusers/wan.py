@@ -31,6 +31,7 @@ class Wan(Family):
     """
 
     axes: ClassVar[tuple[str, ...]] = ("num_frames", "height", "width")
+    vae_arguments = ("patch", "overlap")
     extras: ClassVar[Mapping[str, Any]] = {"max_sequence_length": 512}
 
     def __init__(self, pipe: Any) -> None:
@@ -152,11 +153,14 @@ class Wan(Family):
         return output
 
     def decode(self, latents: Tensor, *, wrap: tuple[bool, ...], patch: tuple[int, ...]) -> Tensor:
-        """[B, 3, frames, height, width], about -1 to 1, in pieces of `patch` rows and columns."""
+        """[B, 3, frames, height, width], about -1 to 1, in pieces of `patch` rows and columns, or its own."""
         vae = self.pipe.vae
         latents = latents.to(device=self.device, dtype=vae.dtype)
         mean, inverse = self._statistics(latents)
-        return decode_video(vae, latents / inverse + mean, unit=self.unit, patch=patch, wrap=wrap)
+        piece = _pair(self.vae_options.get("patch", patch[1:]))
+        overlap = _pair(self.vae_options.get("overlap", [length // 4 for length in piece]))
+        clean = latents / inverse + mean
+        return decode_video(vae, clean, unit=self.unit, patch=piece, overlap=overlap, wrap=wrap)
 
     def encode_image(self, image: Tensor, *, generator: Any = None) -> Tensor:
         """Turn a video [B, 3, frames, H, W] into clean latents [B, C, f, h, w]."""
@@ -189,3 +193,8 @@ class Wan(Family):
         if decoded is not None:
             frames = self.pipe.video_processor.postprocess_video(decoded, output_type=output_type)
         return WanPipelineOutput(frames=frames) if return_dict else (frames,)
+
+
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+    rows, columns = (value, value) if isinstance(value, int) else value
+    return rows, columns
