@@ -69,8 +69,8 @@ def decode_video(
         [B, 3, frames, H, W], where frames are `unit[0] * (F - 1) + 1`, or `unit[0] * F` in a loop.
 
     Note:
-        Pieces are averaged under a triangle, in float32; the decoder's attention sees one piece. Memory beyond
-        the decoder's own for one piece: the result, and one piece of it.
+        Pieces are averaged under a triangle, in float32; the decoder's attention sees one piece. Memory
+        beyond the decoder's own for one piece: the result, and one piece of it.
 
     Example:
         >>> from types import SimpleNamespace
