@@ -64,6 +64,7 @@ CALLS = {
     "two prompts": {"prompt": ["a cat", "the sea"], "negative_prompt": ["a dog", "land"]},
     "images per prompt": {"prompt": ["a cat", "the sea"], "num_images_per_prompt": 2},
     "rescaled": {"guidance_rescale": 0.7},
+    "no guidance": {"guidance_scale": 0.0, "negative_prompt": "a dog"},
     "eta": {"eta": 0.7},
     "own timesteps": {"timesteps": [900, 500, 100], "scheduler": "euler"},
     "own sigmas": {"sigmas": [9.0, 3.0, 0.5], "scheduler": "euler"},
@@ -76,7 +77,7 @@ def test_arguments_mean_what_they_mean_in_diffusers(name: str, call: str) -> Non
     case, told = CASES[name], dict(CALLS[call])
     pipe = with_scheduler(case.build(), told.pop("scheduler", "ddim"))
     prompt = told.pop("prompt", "a cat")
-    theirs, ours = both(case, pipe, prompt, **case.guided, **told)
+    theirs, ours = both(case, pipe, prompt, **{**case.guided, **told})
     np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)
     assert ours.std() > 0.01
     plain = both(case, pipe, "a cat", **case.guided)[0]

@@ -116,7 +116,7 @@ def test_patches_may_be_told_where_they_lie() -> None:
 def test_a_region_without_guidance_has_none() -> None:
     pipe = SD.build()
     call = {"patch": 64, "overlap": 0, "output_type": "latent", "window": "uniform"}
-    regions = [Region(SD.boxes[0], guidance_scale=1.0), Region(SD.boxes[1], guidance_scale=6.0)]
+    regions = [Region(SD.boxes[0], guidance_scale=0.5), Region(SD.boxes[1], guidance_scale=6.0)]
     mixed = array(compose(pipe, SD, regions=regions, **call), SD)
     for scale, half in ((1.0, np.s_[..., :8]), (6.0, np.s_[..., 8:])):
         alone = array(compose(pipe, SD, guidance_scale=scale, **call), SD)
