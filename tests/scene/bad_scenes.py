@@ -90,6 +90,7 @@ BAD: dict[str, tuple[str, str, str, str]] = {
         "canvas",
         "at least 32 wide and 32 high",
     ),
+    "many patches": (".yaml", "canvas: {width: 8000, height: 8000}", "canvas", "at most 4096 patches"),
     "three numbers": (
         ".yaml",
         CANVAS + "regions: [{box: [0, 0, 9]}]",

@@ -9,17 +9,19 @@ from dataclasses import dataclass
 import torch
 
 from intarsia import layout
-from intarsia.adapters.diffusers.plan import Part
+from intarsia.adapters.diffusers.plan import Part, starts
 from intarsia.adapters.diffusers.plan import Plan as Spread
 from intarsia.adapters.diffusers.plan import plan as spread_out
 from intarsia.ops import CoverageError
 from intarsia.scene.checks import check_files, patch_of
 from intarsia.scene.cover import cover_of
-from intarsia.scene.errors import SceneError
+from intarsia.scene.errors import SceneError, refuse
 from intarsia.scene.model import Model
 from intarsia.scene.schema import Region, Scene
 
 __all__ = ["Group", "Plan", "plan"]
+
+_MAX_PATCHES = 4096
 
 # Evaluations of the network beyond one per step, by a diffusers scheduler's own class.
 _TWICE = ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler")
@@ -134,12 +136,16 @@ def plan(scene: Scene, model: Model) -> Plan:
         [length // unit for length in reversed(scene.overlap)] if scene.overlap else [n // 2 for n in cells]
     )
     size = scene.canvas.height // unit, scene.canvas.width // unit
+    stride = [n - o for n, o in zip(cells, overlap, strict=True)]
+    axes = zip(size, cells, stride, scene.wraps, strict=True)
+    # Counted before anything is laid out: a canvas of few bytes of text may ask for millions.
+    _limit("canvas", math.prod(len(starts(s, n, step, wrap=wrap)) for s, n, step, wrap in axes))
     try:
         spread = spread_out(
             size,
             [_part(scene, region, model) for region in regions if region.painted],
             patch=cells,
-            stride=[n - o for n, o in zip(cells, overlap, strict=True)],
+            stride=stride,
             wrap=scene.wraps,
             window=getattr(layout, scene.window),
             background=model.styled or scene.prompt is not None,
@@ -149,8 +155,15 @@ def plan(scene: Scene, model: Model) -> Plan:
         raise SceneError("prompt", str(error).partition(": ")[2]) from None
     except ValueError as error:
         raise SceneError("regions", str(error).partition(": ")[2]) from None
+    _limit("regions", spread.num_patches)
     made = Plan(scene, model, patch, regions, spread, (), _evaluations(scene, model))
     return Plan(scene, model, patch, regions, spread, _groups(made), made.evaluations)
+
+
+def _limit(key: str, patches: int) -> None:
+    if patches > _MAX_PATCHES:
+        remedy = "Make the canvas smaller, the overlap less, or fade fewer regions."
+        refuse(key, f"give at most {_MAX_PATCHES} patches", patches, remedy)
 
 
 def _part(scene: Scene, region: Region, model: Model) -> Part:
