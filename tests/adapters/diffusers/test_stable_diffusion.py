@@ -171,3 +171,17 @@ def test_another_thread_may_interrupt() -> None:
 def test_other_pipelines_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match="pipe must be one of StableDiffusionPipeline, .*, got NoneType"):
         Composer.from_pipe(None)
+
+
+def test_a_closed_picture_is_closed_after_decoding() -> None:
+    pipe = SD.build()
+    start = torch.randn(1, 4, 8, 16, generator=generator(5))
+    composer = Composer.from_pipe(pipe, vae={"patch": 8, "overlap": 4})
+
+    def picture(latents: torch.Tensor, wrap: bool) -> np.ndarray:
+        call = {"num_inference_steps": 2, "output_type": "np", "overlap": 32, **SD.wide}
+        return composer("a cat", latents=latents, wrap=wrap, **call).images
+
+    for wrap, equal in ((True, True), (False, False)):
+        turned = np.roll(picture(start, wrap), 32, 2)
+        assert np.allclose(picture(start.roll(4, -1), wrap), turned, atol=1e-4) is equal
