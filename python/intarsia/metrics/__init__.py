@@ -2,6 +2,7 @@
 """Measures of composed pictures and motions: seams, jolts, and distances to real ones."""
 
 from intarsia.metrics.frechet import frechet_distance, random_features
+from intarsia.metrics.mmd import mmd
 from intarsia.metrics.motion import (
     bone_length_error,
     foot_sliding,
@@ -20,6 +21,7 @@ __all__ = [
     "foot_sliding",
     "frechet_distance",
     "jerk",
+    "mmd",
     "motion_spectrum",
     "random_features",
     "random_patches",
