@@ -159,9 +159,7 @@ struct Selection {
     view.uniform = states.per_sample(uniform, "uniform");
     view.probability =
         static_cast<double*>(states.vector(probability, "probability", DType::f64, true, kOther));
-    const Borrowed flags = borrow(accepted, name, "accepted", device, Layout::dense, true);
-    if (flags.rank != 1 || flags.shape[0] != view.batch) refuse(name, "accepted", "be [B]", words(flags));
-    view.accepted = static_cast<bool*>(flags.data);
+    view.accepted = states.flags(accepted, "accepted");
     states.check_apart();
   }
 };

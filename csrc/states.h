@@ -46,6 +46,16 @@ class States {
     return t.data;
   }
 
+  // [B] bool, written.
+  bool* flags(py::handle tensor, const char* argument) {
+    if (plain_) require_plain(tensor, argument);
+    const Borrowed t = borrow(tensor, function_, argument, device, Layout::dense, true);
+    if (t.rank != 1 || t.shape[0] != batch()) refuse(function_, argument, "be [B]", words(t));
+    const uintptr_t first = reinterpret_cast<uintptr_t>(t.data);
+    span({tensor.ptr(), t, first, first + t.shape[0] * sizeof(bool), -1, true});
+    return static_cast<bool*>(t.data);
+  }
+
   static bool is_number(py::handle given) { return PyFloat_Check(given.ptr()) || PyLong_Check(given.ptr()); }
 
   int rank(py::handle tensor) { return take(tensor, "tensor").rank; }
@@ -112,8 +122,12 @@ class States {
   void remember(py::handle tensor, const Borrowed& t, int slot, bool writes) {
     const uintptr_t first = reinterpret_cast<uintptr_t>(t.data);
     const int64_t width = t.dtype == DType::f64 ? 8 : t.dtype == DType::f32 ? 4 : 2;
+    span({tensor.ptr(), t, first, first + t.elements() * width, slot, writes});
+  }
+
+  void span(const Span& one) {
     if (count_ == kMost) refuse(function_, "arguments", "be fewer", "too many");
-    spans_[count_++] = {tensor.ptr(), t, first, first + t.elements() * width, slot, writes};
+    spans_[count_++] = one;
   }
 
   void require_plain(py::handle tensor, const char* argument) const {

@@ -37,7 +37,8 @@ def build(problem: Any, out: Out) -> Call:
     if problem.case.kind == "mid":
         return _mid(problem, out)
     begin, end, select = (public_op(name) for name in ("leapfrog_begin", "leapfrog_end", "metropolis_select"))
-    point = importlib.import_module("intarsia.ops").PhasePoint
+    module = importlib.import_module("intarsia.ops")
+    point, selected = module.PhasePoint, module.Selected
     x, v, h, mass = problem.position, problem.momentum, problem.step_size, problem.mass
     options: dict[str, Any] = {"damping": problem.damping, "noise": problem.noise}
     if problem.case.kind == "step":
@@ -47,6 +48,7 @@ def build(problem: Any, out: Out) -> Call:
     # Where the chosen energies go, so that the given ones stay as they are.
     energies = torch.empty_like(problem.potential)
     kept = None if out is None else (out[0], out[1], torch.empty_like(v), first)
+    flags = torch.empty_like(energies, dtype=torch.bool), torch.empty_like(energies)
 
     def call() -> tuple[Tensor, Tensor]:
         position, momentum, refreshed, kinetic = begin(x, v, problem.gradient, h, mass, out=kept, **options)
@@ -54,7 +56,7 @@ def build(problem: Any, out: Out) -> Call:
         current = point(x, refreshed, problem.potential, kinetic)
         proposed = point(position, momentum, problem.next_potential, after)
         target = point(position, momentum, energies, after)
-        select(current, proposed, problem.uniform, out=target)
+        select(current, proposed, problem.uniform, out=target if out is None else selected(target, *flags))
         return position, momentum
 
     return call

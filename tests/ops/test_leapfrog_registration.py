@@ -54,6 +54,8 @@ def test_opcheck_of_the_choice(k):
     torch.library.opcheck(torch.ops.intarsia.metropolis_select.default, given)
     out = [None if member is None else torch.zeros_like(member) for member in given[5:10]]
     torch.library.opcheck(torch.ops.intarsia.metropolis_select_out.default, (*given, *out))
+    flags = torch.zeros(3, dtype=torch.bool), torch.zeros(3, dtype=torch.float64)
+    torch.library.opcheck(torch.ops.intarsia.metropolis_select_reuse.default, (*given, *out, *flags))
 
 
 @pytest.mark.parametrize("numbers", NUMBERS)

@@ -8,8 +8,12 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from intarsia import ops
 from intarsia.ops import PhasePoint
+from oracle import FUZZ, FUZZ_INTERPRETED
+from test_strides import LAYOUTS
 
 SHAPE = (6, 3, 5, 7)
 
@@ -152,6 +156,64 @@ def test_strides_and_empty_batches(backend):
     assert torch.equal(ops.metropolis_select(*hollow, uniform).accepted.cpu(), wanted[1])
 
 
+inputs = {
+    "shape": st.lists(st.integers(1, 9), min_size=2, max_size=4).map(tuple),
+    "dtype": st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
+    "energy": st.sampled_from([torch.float32, torch.float64]),
+    "momentum": st.booleans(),
+    "gradient": st.booleans(),
+    "layout": st.sampled_from([lambda x: x, *LAYOUTS]),
+    "choice": st.none() | st.tuples(*[st.integers(0, 2)] * 5),
+    "flags": st.booleans(),
+    "seed": st.integers(0, 2**31),
+}
+
+
+def check(shape, dtype, energy, momentum, gradient, layout, choice, flags, seed):
+    """A choice of destinations for every member, or a fresh result, or inputs laid out in another way."""
+    torch.manual_seed(seed)
+    members = {"shape": shape, "momentum": momentum, "gradient": gradient}
+    current, proposed, uniform = states(dtype, energy, **members)
+    wanted = expected(current, proposed, uniform)
+    if choice is None:
+        if len(shape) > 2:
+            current, proposed = (
+                PhasePoint(*(t if t is None or t.dim() == 1 else layout(t) for t in state))
+                for state in (current, proposed)
+            )
+        return same(ops.metropolis_select(current, proposed, uniform), wanted)
+    apart = PhasePoint(*(None if t is None else torch.empty_like(t) for t in proposed))
+    out = PhasePoint(*((current, proposed, apart)[k][i] for i, k in enumerate(choice)))
+    if flags:
+        out = ops.Selected(out, torch.empty_like(wanted[1]), torch.empty_like(wanted[2]))
+    same(ops.metropolis_select(current, proposed, uniform, out=out), wanted)
+
+
+@FUZZ
+@given(**inputs)
+def test_fuzz(shape, dtype, energy, momentum, gradient, layout, choice, flags, seed):
+    check(shape, dtype, energy, momentum, gradient, layout, choice, flags, seed)
+
+
+@pytest.mark.skipif(ops.backends()["triton"] != "available", reason=ops.backends()["triton"])
+@FUZZ_INTERPRETED
+@given(**inputs | {"shape": st.lists(st.integers(1, 5), min_size=2, max_size=4).map(tuple)})
+def test_fuzz_triton(shape, dtype, energy, momentum, gradient, layout, choice, flags, seed):
+    with ops.use_backend("triton"):
+        check(shape, dtype, energy, momentum, gradient, layout, choice, flags, seed)
+
+
+def test_everything_is_reused(backend):
+    given = states(device=backend.device)
+    first = ops.metropolis_select(*given)
+    wanted = expected(*given)
+    old = [tensor._version for tensor in first[1:]]
+    again = ops.metropolis_select(*given, out=first)
+    same(again, wanted)
+    assert again.accepted is first.accepted and again.probability is first.probability
+    assert all(tensor._version > before for tensor, before in zip(first[1:], old, strict=True))
+
+
 def bad(message, change):
     current, proposed, uniform = states(shape=(2, 3))
     with pytest.raises(ValueError, match=f"^metropolis_select: {message}"):
@@ -179,6 +241,15 @@ def test_errors_name_the_argument():
     bad(r"uniform must be a tensor \[B\], got float", lambda c, p, u: select(c, p, 0.5))
     bad(r"uniform must be a number or floating-point \[2\]", lambda c, p, u: select(c, p, u[:1]))
     bad("out must be a PhasePoint", lambda c, p, u: select(c, p, u, out=p.position))
+    done = ops.Selected(states(shape=(2, 3))[0], torch.zeros(2).bool(), torch.zeros(2).double())
+    bad(
+        r"out must have accepted torch.bool \[2\]",
+        lambda c, p, u: select(c, p, u, out=done._replace(accepted=u)),
+    )
+    bad(
+        "out must have probability apart",
+        lambda c, p, u: select(c, p, u, out=done._replace(probability=c.energy)),
+    )
     bad("out must have position", lambda c, p, u: select(c, p, u, out=p._replace(position=u)))
     bad(
         "out must be contiguous", lambda c, p, u: select(c, p, u, out=p._replace(position=torch.ones(3, 2).T))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from intarsia.ops._arguments import as_vector
 from intarsia.ops._check import FLOATS, check_companion, fail
+from intarsia.ops._library import direct
 
 _NAME = "scatter_average"
 
@@ -93,10 +95,13 @@ def _guidance(patches: Tensor, guidance: Any, sums: torch.dtype) -> Tensor:
     terms, regions = patches.shape[1:3]
     if not isinstance(guidance, Tensor):
         try:
-            guidance = torch.full((), float(guidance), dtype=sums, device=patches.device)
+            scale = float(guidance)
         except (TypeError, ValueError):
             wanted = "be a number or a tensor [R] or [K - 1, R]"
             fail(_NAME, "guidance", wanted, type(guidance).__name__, "Give one scale for each region.")
+        if terms == 2 and patches.device.type == "cpu" and direct(patches):
+            return _repeated(scale, regions, sums)
+        guidance = torch.full((), scale, dtype=sums, device=patches.device)
     if guidance.dtype not in FLOATS:
         fail(_NAME, "guidance", "be real floating-point", guidance.dtype, "Convert it with .float().")
     wanted_shapes = {0: (), 1: (regions,), 2: (terms - 1, regions)}
@@ -108,6 +113,13 @@ def _guidance(patches: Tensor, guidance: Any, sums: torch.dtype) -> Tensor:
         remedy = "With one scale a region there are two answers: patches [B, 2, R, C, *s]."
         fail(_NAME, "guidance", f"have a row for {terms - 1} of the {terms} answers", "one scale", remedy)
     return guidance.to(sums).expand(terms - 1, regions)
+
+
+@lru_cache(maxsize=64)
+def _repeated(scale: float, regions: int, sums: torch.dtype) -> Tensor:
+    # Steps that repeat a scale allocate nothing. An inference tensor could not serve a later backward pass.
+    with torch.inference_mode(False):
+        return torch.full((1, regions), scale, dtype=sums, device="cpu")
 
 
 def check_fusion(

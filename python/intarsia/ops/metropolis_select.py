@@ -52,7 +52,7 @@ class Selected(NamedTuple):
 
 
 def metropolis_select(
-    current: PhasePoint, proposed: PhasePoint, uniform: Tensor, *, out: PhasePoint | None = None
+    current: PhasePoint, proposed: PhasePoint, uniform: Tensor, *, out: PhasePoint | Selected | None = None
 ) -> Selected:
     """Accept or reject every sample by itself, and select all of its state in one pass.
 
@@ -65,6 +65,7 @@ def metropolis_select(
         uniform: [B] floating-point numbers in [0, 1).
         out: Where to write the selected state. Each of its tensors may be that of `proposed` or `current`,
             which is then only written where it differs: with `out=proposed` an accepted sample costs nothing.
+            A `Selected` takes accepted and probability, too, so that nothing is allocated.
 
     Returns:
         A `Selected` of the state, accepted [B] bool and probability [B] float64. A rejected sample has the
@@ -105,15 +106,23 @@ def metropolis_select(
         chosen: list[Any] = [None if member is None else next(members) for member in proposed]
         point = PhasePoint(*chosen)
         return Selected(point, accepted, probability)
+    given = None
+    if isinstance(out, Selected):
+        given, out = (out.accepted, out.probability), out.point
     _require_point("out", out)
     quick = getattr(_backend.chosen("cpu"), f"{_NAME}_if_plain", None)
     if quick is not None and direct():
-        flags = _flags(uniform)
+        flags = given or _flags(uniform)
         if quick(out, *flags, current, proposed, uniform, torch.get_num_threads()):
-            bumped(out)
+            bumped(out if given is None else (*out, *given))
             return Selected(out, *flags)
-    accepted, probability = choose(f"{_NAME}_out", _select_out, *tensors, *out)(*tensors, *out)
-    return Selected(out, accepted, probability)
+    if given is None:
+        return Selected(out, *choose(f"{_NAME}_out", _select_out, *tensors, *out)(*tensors, *out))
+    if not all(isinstance(flag, Tensor) for flag in given):
+        _check_flags(given, out, tensors)
+    written = (*tensors, *out, *given)
+    choose(f"{_NAME}_reuse", _select_reuse, *written)(*written)
+    return Selected(out, *given)
 
 
 def _require_point(argument: str, state: object) -> None:
@@ -182,6 +191,25 @@ def _check_out(out: PhasePoint, tensors: Sequence[Any]) -> None:
         before.append(here)
 
 
+def _check_flags(flags: tuple[Tensor, Tensor], out: Sequence[Any], tensors: Sequence[Any]) -> None:
+    like = tensors[10]
+    for name, dtype, tensor in zip(Selected._fields[1:], (torch.bool, torch.float64), flags, strict=True):
+        wanted = f"have {name} {dtype} [{like.shape[0]}] on {like.device}, contiguous"
+        if not isinstance(tensor, Tensor):
+            fail(_NAME, "out", wanted, type(tensor).__name__, "Pass what an earlier call returned.")
+        right = tensor.shape == like.shape[:1] and tensor.dtype is dtype and tensor.device == like.device
+        if not right or not tensor.is_contiguous():
+            got = f"{tensor.dtype} {list(tensor.shape)} on {tensor.device}, strides {tensor.stride()}"
+            fail(_NAME, "out", wanted, got, "Pass what an earlier call returned.")
+        here = span(tensor)
+        others = (*tensors, *out, flags[0] if tensor is flags[1] else flags[1])
+        for other in others:
+            there = span(other) if isinstance(other, Tensor) else None
+            if there and here[0] < there[1] and there[0] < here[1]:
+                wanted = f"have {name} apart from all other tensors"
+                fail(_NAME, "out", wanted, "memory shared with another", "Allocate it apart.")
+
+
 def _flags(like: Tensor) -> tuple[Tensor, Tensor]:
     batch, device = like.shape[0], like.device
     return torch.empty(batch, dtype=torch.bool, device=device), torch.empty(
@@ -211,18 +239,33 @@ def _fake(*tensors: Any) -> list[Tensor]:
 
 
 def _select_out(*tensors: Any) -> tuple[Tensor, Tensor]:
-    given, out = tensors[:11], PhasePoint(*tensors[11:])
+    flags = _flags(tensors[5])
+    _into(tensors[:11], PhasePoint(*tensors[11:]), flags)
+    return flags
+
+
+def _select_reuse(*tensors: Any) -> None:
+    given, out, flags = tensors[:11], PhasePoint(*tensors[11:16]), (tensors[16], tensors[17])
+    _check(given)
+    _check_flags(flags, out, given)
+    _into(given, out, flags)
+    bumped(flags)
+
+
+def _into(given: Sequence[Any], out: PhasePoint, flags: tuple[Tensor, Tensor]) -> None:
     _check(given)
     _check_out(out, given)
-    flags = _flags(given[5])
     _write(out, flags, given)
     bumped(out)
-    return flags
 
 
 def _fake_out(*tensors: Any) -> tuple[Tensor, Tensor]:
     _check(tensors[:11])
     return _flags(tensors[5])
+
+
+def _fake_reuse(*tensors: Any) -> None:
+    _check(tensors[:11])
 
 
 def _members(suffix: str) -> str:
@@ -238,3 +281,5 @@ _OUT = (
 )
 register(_NAME, f"({_ARGUMENTS}) -> Tensor[]", _select, _fake)
 register(f"{_NAME}_out", f"({_ARGUMENTS}, {_OUT}) -> (Tensor, Tensor)", _select_out, _fake_out)
+_FLAGS = "Tensor(f!) accepted, Tensor(g!) probability"
+register(f"{_NAME}_reuse", f"({_ARGUMENTS}, {_OUT}, {_FLAGS}) -> ()", _select_reuse, _fake_reuse)
