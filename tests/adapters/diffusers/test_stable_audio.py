@@ -11,6 +11,7 @@ import tiny
 import torch
 from intarsia.adapters.diffusers import Composer, ImageGuide, Region
 from intarsia.adapters.diffusers._stretches import in_stretches, reach
+from intarsia.types import NonFiniteError
 from torch import Tensor
 
 LATENT = 16 / 400  # seconds of one latent
@@ -156,6 +157,32 @@ def test_the_length_of_a_stretch_makes_no_difference() -> None:
     told = {"audio_end_in_s": 3.0, "num_inference_steps": 1}
     short = Composer.from_pipe(pipe, vae={"patch": 9})("rain", **told, generator=seeded())
     torch.testing.assert_close(short.audios, run(pipe, "rain", **told))
+
+
+def test_a_stretch_that_overflows_is_decoded_again_in_float32() -> None:
+    pipe = tiny.stable_audio()
+    composer = Composer.from_pipe(pipe, vae={"patch": 20})
+    latents = torch.randn(1, 4, 64, generator=seeded())
+    with torch.no_grad():
+        expected = composer.family.decode(latents, wrap=(False,), patch=(32,))
+    pipe.vae.to(torch.bfloat16)
+    weights = {name: weight.data_ptr() for name, weight in pipe.vae.named_parameters()}
+    calls: list[torch.dtype] = []
+
+    def overflow(_: Any, args: Any, sound: Tensor) -> Tensor:
+        calls.append(sound.dtype)
+        return sound / 0 if len(calls) == 2 else sound
+
+    hook = pipe.vae.decoder.register_forward_hook(overflow)
+    with torch.no_grad(), pytest.warns(RuntimeWarning, match="decode: piece 1 came out with NaN"):
+        sound = composer.family.decode(latents, wrap=(False,), patch=(32,))
+    assert calls == [torch.bfloat16, torch.bfloat16, torch.float32, *[torch.bfloat16] * 2]
+    assert weights == {name: weight.data_ptr() for name, weight in pipe.vae.named_parameters()}
+    assert (sound - expected).abs().max() < 0.1 * expected.abs().max()
+    hook.remove()
+    latents[0, 0, 30] = float("nan")
+    with torch.no_grad(), pytest.raises(NonFiniteError, match="in piece 0, from input that already had some"):
+        composer.family.decode(latents, wrap=(False,), patch=(32,))
 
 
 def test_a_recording_goes_on() -> None:

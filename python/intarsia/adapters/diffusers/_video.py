@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from intarsia import layout
+from intarsia.adapters.diffusers._finite import Finite
 from intarsia.adapters.diffusers._pieces import cover
 
 __all__ = ["decode_video", "memory_of"]
@@ -79,17 +80,21 @@ def decode_video(
         >>> decode_video(vae, still, unit=(4, 1, 1), patch=(4, 4), overlap=(1, 1), wrap=(False,) * 3).shape
         torch.Size([1, 3, 1, 4, 4])
     """
+    decode = Finite("decode", vae, lambda z: vae.decode(z, return_dict=False)[0])
     if wrap[0]:
         early, length = memory_of(vae), latents.shape[2]
         around = torch.arange(-early, length, device=latents.device) % length
-        frames = _decode_pictures(vae, latents.index_select(2, around), unit, patch, overlap, wrap[1:])
+        latents = latents.index_select(2, around)
+    frames = _decode_pictures(decode, latents, unit, patch, overlap, wrap[1:])
+    decode.report()
+    if wrap[0]:
         # Latent 0 shares its frames with the end of the loop: the last of them is frame 0.
         return frames[:, :, -unit[0] * length :].roll(1 - unit[0], 2)
-    return _decode_pictures(vae, latents, unit, patch, overlap, wrap[1:])
+    return frames
 
 
 def _decode_pictures(
-    vae: Any,
+    decode: Callable[[Tensor], Tensor],
     latents: Tensor,
     unit: Sequence[int],
     patch: Sequence[int],
@@ -98,8 +103,7 @@ def _decode_pictures(
 ) -> Tensor:
     size = tuple(latents.shape[3:])
     if not any(wrap) and all(length <= most for length, most in zip(size, patch, strict=True)):
-        whole: Tensor = vae.decode(latents, return_dict=False)[0]
-        return whole
+        return decode(latents)
     pieces = cover(size, patch, overlap, wrap)
     high = torch.promote_types(latents.dtype, torch.float32)
     fine = [extent * u for extent, u in zip(pieces.patch, unit[1:], strict=True)]
@@ -109,7 +113,7 @@ def _decode_pictures(
     total = torch.zeros(height, width, dtype=high, device=latents.device)
     video: Tensor | None = None
     for at in pieces.offsets.tolist():
-        answer = vae.decode(latents[(..., *_places(at, pieces.patch, size))], return_dict=False)[0]
+        answer = decode(latents[(..., *_places(at, pieces.patch, size))])
         if video is None:
             video = torch.zeros(*answer.shape[:3], height, width, dtype=high, device=answer.device)
         begin = [offset * u for offset, u in zip(at, unit[1:], strict=True)]

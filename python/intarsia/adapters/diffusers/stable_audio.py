@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from intarsia.adapters.diffusers._finite import Finite
 from intarsia.adapters.diffusers._stretches import in_stretches, reach
 from intarsia.adapters.diffusers.family import Family
 from intarsia.layout._check import fail
@@ -182,13 +183,16 @@ class StableAudio(Family):
     def decode(self, latents: Tensor, *, wrap: tuple[bool, ...], patch: tuple[int, ...]) -> Tensor:
         """[B, channels, samples], in stretches of the native length; exactly what the whole would give."""
         vae = self.pipe.vae
-        return in_stretches(
-            lambda z: vae.decode(z).sample,
+        decode = Finite("decode", vae, lambda z: vae.decode(z).sample)
+        sound = in_stretches(
+            decode,
             latents.to(vae.dtype),
             stretch=self.vae_options.get("patch", max(patch[0], self.native[0])),
             context=reach(vae),
             wrap=wrap[0],
         )
+        decode.report()
+        return sound
 
     def encode_image(self, image: Tensor, *, generator: Any = None) -> Tensor:
         """Turn a sound [B, channels, samples] into clean latents [B, C, l]: their mean, in stretches.
