@@ -57,6 +57,14 @@ def test_a_saved_pipeline_is_understood(folder):
     assert found.weight_bytes == sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
 
 
+def test_what_people_keep_beside_a_model_does_no_harm(folder):
+    for name in ("README.md", "LICENSE", ".gitattributes", "grid.png", "unet/notes.txt"):
+        (folder / name).write_text("x")
+    (folder / ".git").mkdir()
+    (folder / ".git" / "hooks.py").write_text("x")
+    assert check_folder(folder).pipeline == "StableDiffusionPipeline"
+
+
 def test_looking_imports_no_library(folder):
     code = (
         "import sys; from intarsia.adapters.folder import check_folder\n"
@@ -86,6 +94,7 @@ DANGERS = {
     "a pickle": lambda folder: (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"x"),
     "a checkpoint": lambda folder: (folder / "model.ckpt").write_bytes(b"x"),
     "an array": lambda folder: (folder / "unet" / "a.npz").write_bytes(b"x"),
+    "a file of another kind": lambda folder: (folder / "index.dpr").write_bytes(b"x"),
     "code": lambda folder: (folder / "unet" / "unet.py").write_text("raise SystemExit"),
     "a library": lambda folder: (folder / "a.so").write_bytes(b"x"),
     "a pipeline of its own": lambda folder: edit(folder / "model_index.json", _class_name=["pipeline", "P"]),

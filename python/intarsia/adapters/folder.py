@@ -22,6 +22,8 @@ PIPELINES = {
 _LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
 _CODE = (".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".sh", ".exe")
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle", ".h5", ".msgpack", ".npy", ".npz", ".joblib")
+_PLAIN = ("", ".json", ".txt", ".safetensors", ".model", ".jinja", ".md", ".yaml", ".yml")
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 _CONFIGS = ("config.json", "scheduler_config.json", "tokenizer_config.json", "preprocessor_config.json")
 _MAX_JSON = 2**20
 _MAX_INDEX = 2**24
@@ -208,6 +210,10 @@ def check_folder(path: str | os.PathLike[str]) -> PipelineFolder:
         if suffix in _PICKLES:
             remedy = "Such files can run code; keep the safetensors, or save again with save_pretrained."
             _refuse("hold weights as safetensors only", ascii(name), remedy)
+        if suffix not in _PLAIN + _PICTURES:
+            _refuse(
+                "hold JSON, text and safetensors only", ascii(name), "Remove it, or save the pipeline again."
+            )
         if suffix == ".safetensors":
             weights += _weights(file, name)
         elif name.endswith(".safetensors.index.json"):
