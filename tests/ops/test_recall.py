@@ -19,7 +19,7 @@ SCATTER = importlib.import_module("intarsia.ops.scatter_average")
 SIZE, PATCH = (6, 9), (4, 5)
 
 pytestmark = pytest.mark.skipif(
-    EXTRACT._calls is None, reason="no compiled CPU backend, or an unknown PyTorch"
+    recall("extract_patches") is None, reason="no compiled CPU backend, or an unknown PyTorch"
 )
 
 
