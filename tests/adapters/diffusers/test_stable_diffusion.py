@@ -185,3 +185,20 @@ def test_a_closed_picture_is_closed_after_decoding() -> None:
     for wrap, equal in ((True, True), (False, False)):
         turned = np.roll(picture(start, wrap), 32, 2)
         assert np.allclose(picture(start.roll(4, -1), wrap), turned, atol=1e-4) is equal
+
+
+@pytest.mark.parametrize(
+    ("build", "dtype"),
+    [
+        (tiny.stable_diffusion, torch.float16),
+        (tiny.stable_diffusion_3, torch.float16),
+        (tiny.stable_diffusion_xl, torch.float32),
+    ],
+)
+def test_the_vae_leaves_float16_where_the_pipeline_would_have_it(build: Any, dtype: torch.dtype) -> None:
+    pipe, seen = build().to(torch.float16), set()
+    pipe.vae.register_to_config(force_upcast=True)
+    pipe.vae.decoder.conv_in.register_forward_hook(lambda module, given, out: seen.add(out.dtype))
+    family = Composer.from_pipe(pipe).family
+    family.decode(torch.zeros(1, family.channels, 4, 4), wrap=(False, False), patch=(4, 4))
+    assert seen == {dtype} and pipe.vae.dtype == torch.float16

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -20,7 +20,13 @@ class StableDiffusion(Family):
 
     A model that was distilled to be told its guidance scale (an LCM) is told each region's own, and is not
     guided besides.
+
+    Attributes:
+        upcast: whether the VAE leaves float16 as a whole; None: if it asks for it. As in the pipelines of
+            diffusers, which ask none but XL's; pieces that overflow are always done again in float32.
     """
+
+    upcast: ClassVar[bool | None] = False
 
     vae_arguments = tuple(set(inspect.signature(vae.decode).parameters) - {"vae", "latents", "wrap"})
 
@@ -94,7 +100,7 @@ class StableDiffusion(Family):
     def _pieces(self) -> dict[str, Any]:
         """How the VAE is called: what the composer was told, or pieces of the native size."""
         quarter = tuple(length // 4 for length in self.native)
-        return {"patch": self.native, "overlap": quarter, **self.vae_options}
+        return {"patch": self.native, "overlap": quarter, "upcast": self.upcast, **self.vae_options}
 
     def output(
         self,

@@ -27,6 +27,7 @@ class StableDiffusionXL(StableDiffusion):
       in diffusers, and their `negative_` twins for the negative prompt.
     """
 
+    upcast: ClassVar[bool | None] = None
     tables: ClassVar[tuple[str, ...]] = ("prompt_embeds", "pooled_prompt_embeds")
     extras: ClassVar[Mapping[str, Any]] = {
         "place_in_canvas": False,
