@@ -16,6 +16,7 @@ from intarsia.cli.compose import compose
 from intarsia.cli.doctor import doctor
 from intarsia.cli.edit import extend, inpaint
 from intarsia.cli.generate import generate
+from intarsia.cli.panorama360 import panorama360
 from intarsia.cli.screen import Command, Group, Problem, one_line, say
 from intarsia.cli.train import train
 
@@ -29,6 +30,7 @@ app = typer.Typer(
     help="Compose small diffusion models into pictures larger than any of them was trained for.",
     epilog="First picture: [bold]intarsia generate image -o panorama.png[/bold]",
 )
+generate.command("panorama360", cls=Command)(panorama360)
 app.add_typer(generate, name="generate")
 app.add_typer(train, name="train")
 app.command("compose", cls=Command, no_args_is_help=True)(compose)
