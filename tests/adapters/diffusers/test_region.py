@@ -90,6 +90,8 @@ def test_a_region_redraws_its_noise() -> None:
     assert torch.equal(again(seed=[9, 1])[1, ..., 4:], drawn(seed=[1, 1])[1, ..., 4:])
     alone = again(seed=9, reroll="alone")
     assert torch.equal(alone[..., :6], noise[..., :6]) and torch.equal(alone[..., 6:], whole[..., 6:])
+    parts[0] = Part(parts[0].spans, None, 0.0)  # what is silent reaches nowhere
+    assert torch.equal(again(seed=9, reroll="alone"), whole)
     mixed = again(seed=9, reroll=0.5)[..., 4:]
     expected = (noise + 0.5 * drawn(seed=[9, 9]))[..., 4:] / math.sqrt(1.25)
     torch.testing.assert_close(mixed, expected)
