@@ -86,6 +86,20 @@ def test_planted_feet_stand() -> None:
     assert planted[1:].diff(dim=0).norm(dim=1).max() < 1e-9
 
 
+def test_smoothing_takes_off_trembling_and_keeps_motion() -> None:
+    time = torch.arange(120, dtype=torch.float64) / 30
+    slow = walking(frames=120)
+    slow[10] += 0.2 * torch.sin(6.28 * 1.5 * time)
+    shaken = slow + 0.05 * torch.randn(slow.shape, generator=torch.Generator().manual_seed(0))
+    kept, raw, wanted = (SPACE.decode(slow, smooth=True), SPACE.decode(shaken), SPACE.decode(slow))
+    assert (kept.rotations - wanted.rotations).abs().max() < 5e-3
+    better = (SPACE.decode(shaken, smooth=True).rotations - wanted.rotations).std()
+    assert better < 0.7 * (raw.rotations - wanted.rotations).std()
+    turned = SPACE.decode(shaken.roll(40, 1), smooth=True, loop=True)
+    closed = SPACE.decode(shaken, smooth=True, loop=True)
+    torch.testing.assert_close(turned.rotations[40:, 1:], closed.rotations[:-40, 1:])
+
+
 def test_loops_close_on_the_floor() -> None:
     features = walking(frames=300)
     assert SPACE.decode(features).translation[-1].norm() > 10

@@ -98,7 +98,7 @@ def test_bundled_models_have_a_card_that_names_their_file(name: str) -> None:
     card = (WEIGHTS / f"{name}.md").read_text()
     assert hashlib.sha256(path.read_bytes()).hexdigest() in card
     for size in load(name).sizes:
-        assert f"{size[0]}x{size[1]}" in card
+        assert re.search(rf"\b{'x'.join(map(str, size))}\b", card)
     for style in load(name).styles:
         assert re.search(rf"\b{style}\b", card)
 

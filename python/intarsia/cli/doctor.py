@@ -118,8 +118,8 @@ def _expected() -> dict[str, str]:
 
 def _weights() -> dict[str, str]:
     expected, found = _expected(), {}
-    for name in model_file.bundled():
-        model = model_file.ModelFile.open(name)
+    for name in model_file.bundled(axes=None):
+        model = model_file.ModelFile.open(name, axes=None)
         digest, wanted = model.sha256(), expected.get(model.path.name)
         state = "no checksum to compare" if wanted is None else "verified" if wanted == digest else "DAMAGED"
         size = model.path.stat().st_size / 2**20

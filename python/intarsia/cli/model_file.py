@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from intarsia.cli.screen import Problem, show_path
 
@@ -32,17 +34,16 @@ class ModelFile:
     sizes: tuple[tuple[int, int], ...]
 
     @classmethod
-    def open(cls, name: str, *, command: str = "generate image") -> ModelFile:
-        """Read the header of a bundled model, or of a file."""
-        path = WEIGHTS / f"{name}.safetensors" if name in bundled() else Path(name)
+    def open(cls, name: str, *, axes: int | None = 2, command: str = "generate image") -> ModelFile:
+        """Read the header of a bundled model, or of a file; its regions must have so many axes, if given."""
+        path = WEIGHTS / f"{name}.safetensors" if name in bundled(axes=None) else Path(name)
         try:
             with open(path, "rb") as file:
-                length = int.from_bytes(file.read(8), "little")
-                if not 2 <= length <= min(_MAX_HEADER, os.fstat(file.fileno()).st_size):
-                    raise ValueError("no safetensors header")
-                about = json.loads(json.loads(file.read(length))["__metadata__"]["intarsia"])
-            sizes = tuple((int(h), int(w)) for h, w in about["sizes"])
-            return cls(path, tuple(str(style) for style in about["styles"]), sizes)
+                about = _about(file)
+            sizes = tuple(tuple(int(n) for n in size) for size in about["sizes"])
+            if axes is not None and any(len(size) != axes for size in sizes):
+                raise ValueError("not a model of pictures")
+            return cls(path, tuple(str(style) for style in about["styles"]), sizes)  # type: ignore[arg-type]
         except OSError as error:
             names = ", ".join(bundled()) or "there is none"
             raise Problem(
@@ -62,6 +63,23 @@ class ModelFile:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def bundled() -> tuple[str, ...]:
-    """Names of the models in this installation."""
-    return tuple(sorted(path.stem for path in WEIGHTS.glob("*.safetensors")))
+def _about(file: BinaryIO) -> dict[str, Any]:
+    """What the header of a model file says."""
+    length = int.from_bytes(file.read(8), "little")
+    if not 2 <= length <= min(_MAX_HEADER, os.fstat(file.fileno()).st_size):
+        raise ValueError("no safetensors header")
+    about: dict[str, Any] = json.loads(json.loads(file.read(length))["__metadata__"]["intarsia"])
+    return about
+
+
+def bundled(*, axes: int | None = 2) -> tuple[str, ...]:
+    """Names of the models in this installation, of pictures or of what has as many axes; None: of all."""
+    names = []
+    for path in sorted(WEIGHTS.glob("*.safetensors")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            with open(path, "rb") as file:
+                other = axes is not None and any(len(size) != axes for size in _about(file)["sizes"])
+            if other:
+                continue
+        names.append(path.stem)
+    return tuple(names)

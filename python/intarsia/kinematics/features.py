@@ -22,6 +22,17 @@ def _rounded(values: Tensor) -> tuple[float, ...]:
     return tuple(float(f"{value:.8g}") for value in values.tolist())
 
 
+def _smoothed(features: Tensor, loop: bool) -> Tensor:
+    kernel = torch.tensor([-2.0, 3, 6, 7, 6, 3, -2], dtype=torch.float64) / 21
+    if loop:
+        padded = torch.cat([features[:, -3:], features, features[:, :3]], 1)
+        return torch.nn.functional.conv1d(padded[:, None], kernel[None, None])[:, 0]
+    if features.shape[1] < 7:
+        return features
+    middle = torch.nn.functional.conv1d(features[:, None], kernel[None, None])[:, 0]
+    return torch.cat([features[:, :3], middle, features[:, -3:]], 1)
+
+
 @dataclass(frozen=True)
 class FeatureSpace:
     """Per frame: turn, ground velocity, height, rotations in 6-D, foot contacts.
@@ -104,11 +115,15 @@ class FeatureSpace:
         mean, scale, basis = self._units()
         return (((features - mean) / scale) @ basis.T).T.to(features.dtype).contiguous()
 
-    def decode(self, features: Tensor, *, plant: bool = False, loop: bool = False) -> Motion:
+    def decode(
+        self, features: Tensor, *, smooth: bool = False, plant: bool = False, loop: bool = False
+    ) -> Motion:
         """The motion that features describe, begun at the origin, facing +z.
 
         Args:
             features: `[F, T]` floating.
+            smooth: fit a parabola to every 7 frames and take its middle (Savitzky and Golay 1964), which
+                leaves what is slower than about 3 Hz and takes off the trembling that sampling leaves.
             plant: move the root over the floor so that feet in contact stay where they are: the velocity
                 becomes what the standing feet ask for, the more the surer their contact is.
             loop: close the path on the floor, too: the turn of each step is changed in proportion to its
@@ -129,7 +144,10 @@ class FeatureSpace:
                 f"{tuple(features.shape)}. Pass one motion at a time."
             )
         mean, scale, basis = self._units()
-        rows = (features.detach().double().cpu().T @ basis) * scale + mean
+        known = features.detach().double().cpu()
+        if smooth:
+            known = _smoothed(known, loop)
+        rows = (known.T @ basis) * scale + mean
         end = 4 + 6 * len(self.joints)
         turn, move = rows[:, 0] / self.fps, torch.zeros(len(rows), 3, dtype=torch.float64)
         move[:, [0, 2]] = rows[:, 1:3] / self.fps

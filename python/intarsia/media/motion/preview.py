@@ -130,6 +130,7 @@ def draw_frames(
     size: tuple[int, int] = (400, 400),
     fps: float = 15.0,
     captions: Sequence[str] = (),
+    clock: bool = True,
 ) -> Iterator[Image.Image]:
     """Draw a motion frame by frame; the camera follows, the figure casts a shadow and leaves a path.
 
@@ -137,7 +138,8 @@ def draw_frames(
         motion: what to draw; left limbs are red, right ones blue.
         size: (width, height) in pixels.
         fps: of the frames drawn.
-        captions: per frame of the motion, what to write on it; none writes the time alone.
+        captions: per frame of the motion, what to write on it.
+        clock: write the time on it.
 
     Yields:
         RGB pictures.
@@ -165,9 +167,10 @@ def draw_frames(
                 [tuple(point[:2]) for point in trail.tolist()], fill=_PATH, width=2 * _SCALE, joint="curve"
             )
         _figure(pen, camera, places[frame], motion)
-        text = f"{frame / motion.fps:5.1f} s"
         margin = large[0] * 0.035
-        pen.text((large[0] - margin, large[1] - margin), text, fill=_INK, font=font, anchor="rs")
+        if clock:
+            text = f"{frame / motion.fps:5.1f} s"
+            pen.text((large[0] - margin, large[1] - margin), text, fill=_INK, font=font, anchor="rs")
         if captions:
             pen.text(
                 (margin, large[1] - margin),
