@@ -101,8 +101,25 @@ def test_regions_take_every_latent_they_touch() -> None:
     assert not torch.allclose(sound, silent, atol=1e-4)
 
 
-@pytest.mark.parametrize("masked", [True, False])
-def test_embeddings_from_outside(masked: bool) -> None:
+def test_masks_count_samples_and_may_end_within_a_latent() -> None:
+    family = Composer.from_pipe(tiny.stable_audio()).family
+    mask = torch.zeros(1000, dtype=torch.float64)
+    mask[8:16], mask[990:] = 1, 1
+    share = family.share(mask, ((0, 64),), (64,))
+    assert share.shape == (64,) and share[0] == 0.5 and not share[1:61].any()
+    assert share[61] == 0.125 and (share[62:] == 1).all()
+    boxed = family.share(torch.ones(100, dtype=torch.float64), ((10, 17),), (64,))
+    assert boxed.nonzero().flatten().tolist() == list(range(10, 17)) and boxed.max() == 1
+    with pytest.raises(ValueError, match="mask must have the canvas's size"):
+        family.share(torch.ones(50, dtype=torch.float64), ((10, 17),), (64,))
+    half = torch.zeros(1000)
+    half[:500] = 1
+    told = {"audio_end_in_s": 2.5, "num_inference_steps": 1}
+    sound = run(tiny.stable_audio(), regions=[Region(mask=half, prompt="thunder")], **told)
+    assert sound.shape[2] == 1000 and not torch.equal(sound, run(tiny.stable_audio(), **told))
+
+
+def test_embeddings_from_outside() -> None:
     pipe = tiny.stable_audio()
     embeds = torch.randn(1, 12, 16, generator=torch.Generator().manual_seed(1))
     other = torch.randn(1, 12, 16, generator=torch.Generator().manual_seed(2))

@@ -100,6 +100,15 @@ class StableAudio(Family):
         """All latents that lie between two times, also in part."""
         return self.latents_of(axis, start, "start"), self.latents_of(axis, stop, "stop")
 
+    def share(self, mask: Tensor, spans: Sequence[tuple[int, int]], size: Sequence[int]) -> Tensor:
+        """As for pictures; a mask [samples] that ends within its last latents goes on as it ends."""
+        length = (spans[0][1] - spans[0][0]) * self.unit[0]
+        missing = length - mask.shape[-1]
+        # What is shorter than the network's native length is cut again where the mask ends.
+        if 0 < missing and (missing < 2 * self.unit[0] or spans[0] == (0, size[0])):
+            mask = torch.cat([mask, mask[..., -1:].expand(*mask.shape[:-1], missing)], dim=-1)
+        return super().share(mask, spans, size)
+
     def given(self, embeds: Mapping[str, Tensor | None], *, prefix: str) -> dict[str, Tensor] | None:
         """What the user has encoded; without a mask, all of it counts."""
         own = embeds.get(f"{prefix}prompt_embeds")
