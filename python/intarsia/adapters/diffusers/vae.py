@@ -107,20 +107,20 @@ def decode(
     """
     check_input("decode", "latents", latents)
     call = Call(
-        "decode",
-        vae,
-        (latents.shape[2], latents.shape[3]),
-        wrap,
-        patch,
-        overlap,
-        window,
-        max_batch,
-        offload,
-        storage,
-        upcast,
-        on_nonfinite,
-        progress,
-        callback,
+        name="decode",
+        vae=vae,
+        size=(latents.shape[2], latents.shape[3]),
+        wrap=wrap,
+        patch=patch,
+        overlap=overlap,
+        window=window,
+        max_batch=max_batch,
+        offload=offload,
+        storage=storage,
+        upcast=upcast,
+        on_nonfinite=on_nonfinite,
+        progress=progress,
+        callback=callback,
     )
 
     def network(z: Tensor) -> Tensor:
@@ -192,20 +192,20 @@ def encode(
     """
     check_input("encode", "image", image)
     call = Call(
-        "encode",
-        vae,
-        latent_size(unit_of(vae), image),
-        wrap,
-        patch,
-        overlap,
-        window,
-        max_batch,
-        offload,
-        storage,
-        upcast,
-        on_nonfinite,
-        progress,
-        callback,
+        name="encode",
+        vae=vae,
+        size=latent_size(unit_of(vae), image),
+        wrap=wrap,
+        patch=patch,
+        overlap=overlap,
+        window=window,
+        max_batch=max_batch,
+        offload=offload,
+        storage=storage,
+        upcast=upcast,
+        on_nonfinite=on_nonfinite,
+        progress=progress,
+        callback=callback,
     )
     if exact:
         moments = whole(call, image)
