@@ -229,5 +229,6 @@ def test_what_is_not_finite_names_step_and_region(
         next(composer.pipe.unet.parameters()).data.fill_(float("nan"))
         return {}
 
-    with pytest.raises(NonFiniteRegionError, match=r"step 1, patch .* of the call's prompt"):
+    with pytest.raises(NonFiniteRegionError, match=r"step 1, patch .* of the call's prompt") as error:
         compose(pipe, case, callback_on_step_end=poison)
+    assert (error.value.step, error.value.region) == (1, -1)
