@@ -114,6 +114,22 @@ def test_guides_of_strength_1_keep_their_own_pixels(home):
     assert torch.equal(found[:, kept], given[:, kept]) and not torch.equal(found[:, ~kept], given[:, ~kept])
 
 
+def test_a_hub_s_commit_is_known_before_it_is_planned(home, monkeypatch):
+    asked = []
+
+    def fetch(*repository):
+        asked.append(repository)
+        return home / "sd"
+
+    monkeypatch.setattr("intarsia.adapters.pipeline.fetch", fetch)
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    model = Model.open(f"owner/name@{commit}").fetched()
+    assert asked == [("owner/name", commit)] and model.sizes == ((64, 64),) and not model.assumed
+    assert model.digest() == commit and model.fetched() is model
+    scene = load(CANVAS.replace("sd", f"owner/name@{commit}") + "prompt: a")
+    assert paint_pipeline(plan(scene, model)).picture.shape == (3, 128, 192)
+
+
 def test_folders_that_must_not_be_loaded_are_a_fault_of_the_scene(home, tmp_path):
     (tmp_path / "sd").mkdir()
     (tmp_path / "sd" / "pytorch_model.bin").write_bytes(b"")

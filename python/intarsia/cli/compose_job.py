@@ -53,7 +53,7 @@ def prepare(
         then = recorded(path) if path.suffix.lower() == ".png" else {}
         scene = _rerolled(load(path), rerolls, keep)
         model = Model.open(scene.model, scene.folder, assume=not painting)
-        return make_plan(scene, model), then
+        return make_plan(scene, model.fetched() if painting else model), then
     except SceneError as error:
         raise Problem(f"{show_path(path)}: {error}") from error
     except OSError as error:

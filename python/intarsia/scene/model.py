@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -117,9 +117,25 @@ class Model:
         """Whether it knows styles rather than prompts."""
         return self.kind == "pixels"
 
+    def fetched(self) -> Model:
+        """The model with its files here: a hub's commit is brought and looked through, others stay as they are.
+
+        Raises:
+            SceneError: `model: ...`, it cannot be reached, or must not be loaded.
+        """
+        if self.repository is None or self.path is not None:
+            return self
+        from intarsia.adapters.pipeline import fetch
+
+        try:
+            found = _diffusers(self.name, check_folder(fetch(*self.repository)))
+        except FolderError as error:
+            raise SceneError("model", str(error).partition(": ")[2]) from None
+        return replace(found, repository=self.repository)
+
     def digest(self) -> str:
-        """SHA-256 of a model file; of a folder, of the names and sizes of its files and of its index."""
-        if self.path is None:
+        """SHA-256 of a file, or of a folder's index and the names and sizes of its files; a hub's commit."""
+        if self.repository is not None or self.path is None:
             return self.repository[1] if self.repository else ""
         if self.path.is_file():
             with open(self.path, "rb") as file:
