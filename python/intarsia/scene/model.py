@@ -118,7 +118,7 @@ class Model:
         return self.kind == "pixels"
 
     def fetched(self) -> Model:
-        """The model with its files here: a hub's commit is brought and looked through, others stay as they are.
+        """The model with its files here: a hub's commit is brought and looked through, others stay.
 
         Raises:
             SceneError: `model: ...`, it cannot be reached, or must not be loaded.
