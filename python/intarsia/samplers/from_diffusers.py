@@ -90,8 +90,11 @@ class FromDiffusers:
 
     def init(self, x: Tensor) -> State:
         """Return the state before the first step, from the canvas `x` [B, C, *S]."""
-        marginals = self.marginals()
-        return State(x, history=(_copied(self.scheduler), tuple(marginals)), marginal=marginals[0])
+        marginals, scheduler = self.marginals(), _copied(self.scheduler)
+        if isinstance(scheduler.timesteps, Tensor):
+            # Tables lie on the host: timesteps beside them, or every step waits for the device.
+            scheduler.timesteps = scheduler.timesteps.cpu()
+        return State(x, history=(scheduler, tuple(marginals)), marginal=marginals[0])
 
     def step(
         self,
