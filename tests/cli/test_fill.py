@@ -88,8 +88,20 @@ def test_paste_keeps_pixels_and_matches_colours_at_the_border():
     result = paste(picture, known, torch.full((3, 16, 16), 0.1))
     assert torch.equal(result[:, known], picture[:, known])
     right = result[0, 32, 32:]
-    assert right[0] > 0.4 and (right.diff() <= 1e-6).all() and (right[-8:] - 0.1).abs().max() < 1e-6
+    assert right[0] > 0.45 and (right.diff() <= 1e-6).all() and (right[-8:] - 0.1).abs().max() < 1e-6
     assert torch.equal(paste(picture, known, torch.zeros(3, 64, 64))[:, ~known], torch.zeros(3, 64 * 32))
+
+
+def test_paste_leaves_no_step_at_the_border():
+    """What was painted is right, only coarser: the border steps no more than the picture does."""
+    x, y = torch.linspace(0, 12, 64), torch.linspace(0, 9, 64)[:, None]
+    picture = (torch.sin(x) * torch.cos(y)).expand(3, 64, 64)
+    coarse = torch.nn.functional.avg_pool2d(picture, 4) + 0.2
+    for known in (half(64, 64), half(64, 64).T):
+        result = paste(picture, known, coarse)
+        axis = 2 if known[0, 0] != known[0, -1] else 1
+        steps = result.diff(dim=axis).abs().mean((0, 3 - axis))
+        assert steps[31] < 1.5 * picture.diff(dim=axis).abs().mean((0, 3 - axis)).max()
 
 
 def test_the_style_that_restores_best_is_found():

@@ -203,9 +203,14 @@ def paste(picture: Tensor, known: Tensor, painted: Tensor, *, feather: Sequence[
     large = interpolate(painted[None], size=size, mode="bicubic", align_corners=False)[0].clamp(-1, 1)
     scale = [2 * n / m for n, m in zip(size, painted.shape[1:], strict=True)]
     reach = tuple(feather) or tuple(max(1, round(s)) for s in scale)
-    weight = _smooth(known.float()[None], reach)
-    apart = _smooth(torch.where(known, picture - large, 0.0), reach) / weight.clamp_min(1e-4)
-    return torch.where(known, picture, (large + (2 * weight).clamp_max(1) * apart).clamp(-1, 1))
+    # Coarse to fine: the last pass sees pixels next to the border alone, and leaves no step there.
+    while True:
+        weight = _smooth(known.float()[None], reach)
+        apart = _smooth(torch.where(known, picture - large, 0.0), reach) / weight.clamp_min(1e-4)
+        large = large + (2 * weight).clamp_max(1) * apart
+        if max(reach) == 1:
+            return torch.where(known, picture, large.clamp(-1, 1))
+        reach = tuple(-(-n // 2) for n in reach)
 
 
 def _smooth(x: Tensor, reach: Sequence[int]) -> Tensor:
