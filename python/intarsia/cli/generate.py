@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from intarsia.cli.model_file import ModelFile, bundled
+from intarsia.cli.motion import motion
 from intarsia.cli.screen import Command, Debug, Group, Problem, Quiet, show_path
 from intarsia.cli.settings import DEFAULT_STYLES, METHODS, PRECISIONS, SOLVERS, ImageSettings
 
@@ -139,3 +140,6 @@ def image(
     elif not quiet:
         size = f"{settings.width * settings.upscale} x {settings.height * settings.upscale}"
         typer.echo(f"{show_path(output)}: {size} pixels in {seconds:.1f} s, seed {settings.seed}")
+
+
+generate.command("motion", cls=Command)(motion)
