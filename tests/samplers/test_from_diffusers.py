@@ -9,7 +9,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import intarsia
 import pytest
 import torch
 from intarsia import Factor, compose, guidance, layout, samplers
@@ -356,7 +355,3 @@ REFUSED = [
 def test_refusals(call: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
-
-
-def test_no_import_of_diffusers() -> None:
-    assert "diffusers" not in intarsia.samplers.from_diffusers.__dict__
